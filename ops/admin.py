@@ -1,0 +1,155 @@
+"""The admin of operations: keys, and the records that nobody edits."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, cast
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.widgets import AdminSplitDateTime
+from django.core.paginator import Paginator
+from django.db import models
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.functional import cached_property
+from django.utils.html import format_html
+
+from ops import keys
+from ops.authentication import user_principal
+from ops.contracts.principal import Scope
+from ops.models import AlertEvent, ApiKey, AuditEvent, QueryPerformance
+
+
+class ReadOnlyAdmin(admin.ModelAdmin[Any]):
+    """Shows rows that the product writes and nobody edits."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: models.Model | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: models.Model | None = None) -> bool:
+        return False
+
+
+class NewKeyForm(forms.ModelForm[ApiKey]):
+    """What is asked for when a key is made."""
+
+    scopes = forms.MultipleChoiceField(
+        choices=[(scope.value, scope.value) for scope in Scope], widget=forms.CheckboxSelectMultiple
+    )
+    expires_at = forms.SplitDateTimeField(required=False, widget=AdminSplitDateTime, help_text="Empty: never.")
+
+    class Meta:
+        model = ApiKey
+        fields = ("name", "scopes", "groups", "collections", "expires_at")
+
+    def clean_expires_at(self) -> datetime | None:
+        expires_at: datetime | None = self.cleaned_data["expires_at"]
+        if expires_at is not None and expires_at <= timezone.now():
+            raise forms.ValidationError("Choose a later time.")
+        return expires_at
+
+
+class LatestRows(Paginator[Any]):
+    """Pages over the first 10,000 rows only: counting millions for a page number would take seconds."""
+
+    @cached_property
+    def count(self) -> int:
+        rows = cast(QuerySet[Any], self.object_list)
+        return rows[:10_000].count()
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(admin.ModelAdmin[ApiKey]):
+    """Keys are made and revoked, never changed. The key is shown once, after it was made; its hash never."""
+
+    form = NewKeyForm
+    list_display = ("prefix", "name", "scopes", "state", "created_by", "created_at", "expires_at", "last_used_at")
+    search_fields = ("prefix", "name")
+    actions = ("revoke",)
+    fields = ("name", "scopes", "groups", "collections", "expires_at")
+
+    @admin.display(description="state")
+    def state(self, record: ApiKey) -> str:
+        return keys.state_of(record)
+
+    @admin.action(description="Revoke the selected keys", permissions=["delete"])
+    def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
+        for record in queryset:
+            keys.revoke_key(record.prefix, actor=user_principal(request.user))  # type: ignore[arg-type]
+        self.message_user(request, "Revoked. Within a second they open nothing any more.")
+
+    def save_model(self, request: HttpRequest, obj: ApiKey, form: forms.ModelForm[ApiKey], change: bool) -> None:
+        """Make the key by the service. ``obj`` takes over its row, so that the admin's log names it."""
+        made = keys.create_key(
+            obj.name,
+            form.cleaned_data["scopes"],
+            actor=user_principal(request.user),  # type: ignore[arg-type]
+            groups=obj.groups,
+            collections=obj.collections or None,
+            expires_at=obj.expires_at,
+        )
+        obj.pk = made.record.pk
+        obj.refresh_from_db()
+        text = format_html("The key, shown this once: <code>{}</code>", made.text)
+        self.message_user(request, text, messages.WARNING)
+
+    def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> Any:
+        more = ("prefix", "state", "created_by", "created_at", "revoked_at", "last_used_at")
+        return self.fields if obj is None else (*self.fields, *more)
+
+    def has_change_permission(self, request: HttpRequest, obj: ApiKey | None = None) -> bool:
+        return False
+
+    def get_actions(self, request: HttpRequest) -> Any:
+        """A key is revoked, not deleted: the audit trail goes on naming it."""
+        actions = super().get_actions(request)
+        actions.pop("delete_selected", None)
+        return actions
+
+    def has_delete_permission(self, request: HttpRequest, obj: ApiKey | None = None) -> bool:
+        return obj is None and super().has_delete_permission(request)
+
+
+@admin.register(AuditEvent)
+class AuditEventAdmin(ReadOnlyAdmin):
+    list_display = ("occurred_at", "actor", "action", "target")
+    list_filter = ("action",)
+    search_fields = ("actor", "target")
+    date_hierarchy = "occurred_at"
+
+
+@admin.register(AlertEvent)
+class AlertEventAdmin(ReadOnlyAdmin):
+    list_display = ("last_raised_at", "severity", "name", "message", "count", "opened_at", "resolved_at")
+    list_filter = ("severity", ("resolved_at", admin.EmptyFieldListFilter))
+    search_fields = ("name", "message")
+
+
+@admin.register(QueryPerformance)
+class QueryPerformanceAdmin(ReadOnlyAdmin):
+    """How single queries went. Counting millions of rows for the page numbers would be slow."""
+
+    list_display = (
+        "occurred_at",
+        "request_id",
+        "collection",
+        "variant",
+        "cache",
+        "status",
+        "result_count",
+        "pipeline_ms",
+    )
+    list_filter = ("cache", "status")
+    search_fields = ("request_id__exact",)
+    paginator = LatestRows
+    show_full_result_count = False
+    list_per_page = 50
+
+    @admin.display(description="pipeline ms", ordering="pipeline_ms")
+    def total_ms(self, row: QueryPerformance) -> str:
+        return "" if row.pipeline_ms is None else f"{row.pipeline_ms:.1f}"

@@ -1,0 +1,20 @@
+from django.apps import AppConfig
+
+
+class OpsConfig(AppConfig):
+    name = "ops"
+    verbose_name = "Operations"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from ops import checks  # noqa: F401  (registers the system checks)
+        from ops.contracts.stage import register_sink
+        from ops.health_checks import register_health_checks
+        from ops.instrumentation.prometheus import observe_stage
+        from ops.instrumentation.snapshot import SNAPSHOT
+        from ops.logs import configure_structlog
+
+        configure_structlog()
+        register_sink(SNAPSHOT.add_stage)
+        register_sink(observe_stage)
+        register_health_checks()

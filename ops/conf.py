@@ -1,0 +1,86 @@
+"""Environment variables of operations: keys, limits, logs, the performance store."""
+
+from ops.contracts.env import Kind, Variable, declare
+
+declare(
+    Variable(
+        "ENABLE_API_KEYS",
+        Kind.BOOLEAN,
+        "Require an API key or a signed-in user on every route. Always on by default when the server can be reached "
+        "from elsewhere (a bind address that is not loopback, or the service profile).",
+        default=None,
+        stage_defaults={"staging": True, "prod": True},
+        risk=lambda value, stage: (
+            "ENABLE_API_KEYS is off: whoever reaches the server may do everything." if value is False else None
+        ),
+    ),
+    Variable(
+        "ZENGLOW_ALLOW_ANONYMOUS",
+        Kind.BOOLEAN,
+        "Let anybody who reaches the server in without a key, with every right. Only for closed networks.",
+        default=False,
+        risk=lambda value, stage: (
+            "ZENGLOW_ALLOW_ANONYMOUS is on: keep the server off networks that others use." if value else None
+        ),
+    ),
+    Variable(
+        "OPS_LOG_FORMAT",
+        Kind.STRING,
+        "How log lines look.",
+        default="console",
+        stage_defaults={"staging": "json", "prod": "json"},
+        choices=("console", "json"),
+    ),
+    Variable(
+        "OPS_LOG_LEVEL",
+        Kind.STRING,
+        "Lowest level that is logged.",
+        default="INFO",
+        choices=("DEBUG", "INFO", "WARNING", "ERROR"),
+    ),
+    Variable(
+        "OPS_LOG_FILE",
+        Kind.PATH,
+        "File that log lines are appended to, for each process. Default: standard error.",
+    ),
+    Variable(
+        "OPS_PERFORMANCE_FLUSH_INTERVAL_MS",
+        Kind.INTEGER,
+        "How long rows of query_performance wait in memory before they are written together.",
+        default=1000,
+        minimum=50,
+        maximum=60_000,
+    ),
+    Variable(
+        "OPS_PERFORMANCE_BUFFER_ROWS",
+        Kind.INTEGER,
+        "Most rows of query_performance kept in memory; further rows are counted as lost.",
+        default=10_000,
+        minimum=100,
+        maximum=1_000_000,
+    ),
+    Variable(
+        "OPS_PERFORMANCE_RETENTION_DAYS",
+        Kind.INTEGER,
+        "Days of query_performance that are kept.",
+        default=90,
+        minimum=1,
+        maximum=3650,
+    ),
+    Variable(
+        "OPS_HEALTH_CACHE_S",
+        Kind.FLOAT,
+        "How long an answer of /health/ready is reused, in seconds.",
+        default=2.0,
+        minimum=0,
+        maximum=60,
+    ),
+    Variable(
+        "OPS_HEALTH_TIMEOUT_S",
+        Kind.FLOAT,
+        "Longest time one health check may take, in seconds.",
+        default=2.0,
+        minimum=0.1,
+        maximum=30,
+    ),
+)

@@ -1,0 +1,344 @@
+"""The registry of environment variables: declared once in each app's ``conf.py``, read once, here.
+
+``declare`` is called while the ``conf.py`` modules are imported; ``load`` then reads the process environment (and an
+optional ``.env`` file) a single time and returns an immutable `Environment`. Settings, validation, ``.env.example``,
+the reference page and ``/config/*`` all come from these declarations. Nothing else in the project reads the
+environment; a test proves it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import environ
+
+
+class ConfigurationError(Exception):
+    """The environment can't be used. The message lists every fault, one a line, each with its fix."""
+
+
+class Kind(Enum):
+    """How a value is parsed."""
+
+    STRING = "string"
+    INTEGER = "integer"
+    FLOAT = "number"
+    BOOLEAN = "boolean"
+    LIST = "comma-separated list"
+    PATH = "path"
+    URL = "URL"
+
+
+class Stage(Enum):
+    """The deployment stages of ``ZENGLOW_ENV``."""
+
+    LOCAL = "local"
+    STAGING = "staging"
+    PROD = "prod"
+
+
+OWN_PREFIXES = ("ZENGLOW_", "RAG_", "REGISTRY_", "OPS_", "VOICE_")
+"""Prefixes that no other software uses: an undeclared name with one is a typing error or a leftover."""
+
+RETIRED_PREFIX = "FUSION_"
+"""Variables of earlier versions: some were renamed (`Variable.deprecated_names`), the others do nothing."""
+
+LOOK_ALIKE = 0.9
+"""How alike (`difflib`'s ratio) another name must be to one of ours to be called a typing error."""
+
+TRUE_WORDS = frozenset({"1", "true", "yes", "on"})
+FALSE_WORDS = frozenset({"0", "false", "no", "off"})
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One environment variable.
+
+    ``default`` is the value in every stage unless ``stage_defaults`` names another. ``None`` means "not set".
+    ``minimum`` and ``maximum`` are inclusive and apply to numbers. ``required_when`` is the name of another variable:
+    when that one is set, this one must be too. ``deprecated_names`` are older spellings, still read with a warning.
+    ``risk(value, stage)`` is a sentence when the value is allowed but dangerous in that stage, else ``None``.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    default: Any = None
+    stage_defaults: Mapping[str, Any] = field(default_factory=dict)
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    secret: bool = False
+    required_when: str | None = None
+    deprecated_names: tuple[str, ...] = ()
+    risk: Callable[[Any, str], str | None] | None = None
+
+    @property
+    def group(self) -> str:
+        """The app prefix, as used for grouping in the reference: ``RAG``, ``ZENGLOW``, …"""
+        return self.name.split("_", 1)[0]
+
+    def default_in(self, stage: str) -> Any:
+        return self.stage_defaults.get(stage, self.default)
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A variable's value and where it came from."""
+
+    value: Any
+    origin: str  # "default" | "default (prod)" | "environment" | ".env" | "file" | "environment (OLD_NAME)"
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Every declared variable with its value, and what was wrong with the environment."""
+
+    stage: str
+    values: Mapping[str, Value]
+    errors: tuple[str, ...]
+    deprecations: tuple[str, ...]
+    names: frozenset[str] = frozenset()
+    """The names of everything that was set, ours or not."""
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name].value
+
+    def origin(self, name: str) -> str:
+        return self.values[name].origin
+
+    def raise_for_errors(self) -> None:
+        """Raise one `ConfigurationError` that names every fault at once."""
+        if self.errors:
+            lines = "\n".join(f"  - {error}" for error in self.errors)
+            raise ConfigurationError(f"The environment is not usable ({len(self.errors)} to fix):\n{lines}")
+
+
+_declared: dict[str, Variable] = {}
+
+
+def declare(*variables: Variable) -> None:
+    """Add variables to the registry. Declaring a name twice is a programming error, unless it is the same object."""
+    for variable in variables:
+        if _declared.setdefault(variable.name, variable) != variable:
+            raise ValueError(f"{variable.name} is declared twice")
+
+
+def declared() -> tuple[Variable, ...]:
+    """All declared variables, sorted by name."""
+    return tuple(_declared[name] for name in sorted(_declared))
+
+
+def parse(variable: Variable, text: str) -> Any:
+    """The typed value of ``text``. Raises ``ValueError`` with a sentence that says what is accepted."""
+    value = _PARSERS[variable.kind](text.strip())
+    if variable.choices and value not in variable.choices:
+        raise ValueError(f"must be one of {', '.join(variable.choices)}, not '{value}'")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if variable.minimum is not None and value < variable.minimum:
+            raise ValueError(f"must be at least {variable.minimum:g}, not {value}")
+        if variable.maximum is not None and value > variable.maximum:
+            raise ValueError(f"must be at most {variable.maximum:g}, not {value}")
+    return value
+
+
+def load(
+    environment: Mapping[str, str] | None = None,
+    *,
+    dotenv: Path | None = None,
+    variables: Iterable[Variable] | None = None,
+) -> Environment:
+    """Read the environment once. Faults are collected, not raised: see `Environment.raise_for_errors`.
+
+    A variable that is set to the empty string counts as not set, as Compose files do.
+    """
+    chosen = tuple(variables) if variables is not None else declared()
+    raw: dict[str, tuple[str, str]] = {}
+    if dotenv is not None and dotenv.is_file():
+        raw |= {name: (text, ".env") for name, text in _read_dotenv(dotenv).items()}
+    source = os.environ if environment is None else environment
+    raw |= {name: (text, "environment") for name, text in source.items()}
+    raw = {name: (text, origin) for name, (text, origin) in raw.items() if text.strip()}
+
+    stage = raw.get("ZENGLOW_ENV", (Stage.LOCAL.value, ""))[0].strip()
+    errors: list[str] = []
+    deprecations: list[str] = []
+    deprecations += [
+        f"{name} is deprecated and no longer means anything: remove it."
+        for name in sorted(raw)
+        if name.startswith(RETIRED_PREFIX) and name not in _accepted_names(chosen)
+    ]
+    values: dict[str, Value] = {}
+    for variable in chosen:
+        values[variable.name] = _resolve(variable, raw, stage, errors, deprecations)
+    for variable in chosen:
+        condition = variable.required_when
+        if condition and values[condition].value is not None and not _accepted_names([variable]) & raw.keys():
+            errors.append(f"{variable.name} is missing: it is required when {condition} is set. {variable.help}")
+    return Environment(
+        stage=stage,
+        values=values,
+        errors=tuple(errors),
+        deprecations=tuple(deprecations),
+        names=frozenset(raw),
+    )
+
+
+def warn_of_deprecations(environment: Environment) -> None:
+    """One ``DeprecationWarning`` for each old name in use."""
+    for message in environment.deprecations:
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+
+
+def child_environment(*, without_secrets: bool = False, **changes: str) -> dict[str, str]:
+    """A copy of the process environment for a child process, with ``changes`` applied."""
+    inherited = dict(os.environ)
+    if without_secrets:
+        for variable in declared():
+            if variable.secret:
+                inherited.pop(variable.name, None)
+    return inherited | changes
+
+
+def _resolve(
+    variable: Variable,
+    raw: Mapping[str, tuple[str, str]],
+    stage: str,
+    errors: list[str],
+    deprecations: list[str],
+) -> Value:
+    default = Value(
+        variable.default_in(stage),
+        f"default ({stage})" if stage in variable.stage_defaults else "default",
+    )
+    found = raw.get(variable.name)
+    if found is None:
+        for old_name in variable.deprecated_names:
+            if old_name in raw:
+                text, origin = raw[old_name]
+                found = (text, f"{origin} ({old_name})")
+                deprecations.append(f"{old_name} is deprecated: rename it to {variable.name}.")
+                break
+    if variable.secret and f"{variable.name}_FILE" in raw:
+        path = Path(raw[f"{variable.name}_FILE"][0].strip())
+        if found is not None:
+            errors.append(f"{variable.name} and {variable.name}_FILE are both set: keep one of them.")
+            return default
+        try:
+            found = (path.read_text(encoding="utf-8").strip(), "file")
+        except (OSError, UnicodeDecodeError) as error:
+            errors.append(f"{variable.name}_FILE points to {path}, which can't be read: {type(error).__name__}.")
+            return default
+    if found is None:
+        return default
+    text, origin = found
+    try:
+        return Value(parse(variable, text), origin)
+    except ValueError as error:
+        fault = "is not valid" if variable.secret else str(error)
+        errors.append(f"{variable.name} {fault}. {variable.help}")
+        return default
+
+
+def _read_dotenv(path: Path) -> dict[str, str]:
+    """The assignments of a ``.env`` file, parsed by django-environ into a private mapping."""
+
+    class _Reader(environ.Env):  # type: ignore[misc]  # it has no types
+        ENVIRON: dict[str, str] = {}
+
+    _Reader.ENVIRON = {}
+    _Reader.read_env(str(path))
+    return dict(_Reader.ENVIRON)
+
+
+def _boolean(text: str) -> bool:
+    word = text.lower()
+    if word in TRUE_WORDS:
+        return True
+    if word in FALSE_WORDS:
+        return False
+    raise ValueError(f"must be one of true, false, 1, 0, yes, no, on, off, not '{text}'")
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"must be a whole number, not '{text}'") from None
+
+
+def _float(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError(f"must be a number, not '{text}'") from None
+    if not math.isfinite(number):
+        raise ValueError(f"must be a finite number, not '{text}'")
+    return number
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if not parts.scheme:
+        raise ValueError("must be a URL such as scheme://host:port/path")
+    return text
+
+
+_PARSERS: Mapping[Kind, Callable[[str], Any]] = {
+    Kind.STRING: str,
+    Kind.INTEGER: _integer,
+    Kind.FLOAT: _float,
+    Kind.BOOLEAN: _boolean,
+    Kind.LIST: _list,
+    Kind.PATH: lambda text: Path(text).expanduser(),
+    Kind.URL: _url,
+}
+
+
+def limit_library_threads() -> None:
+    """One thread for each call of the numeric libraries, unless the environment says otherwise.
+
+    To be called before they are imported. Their own default is a thread for each core, which waits for the others at
+    every step: measured 30 times slower as soon as anything else runs on those cores.
+    """
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
+
+def unknown_names(names: Iterable[str], variables: Iterable[Variable]) -> dict[str, str | None]:
+    """Names that are no variable of ours but look like one, sorted, each with the likeliest meaning.
+
+    A name with one of `OWN_PREFIXES` counts always; any other only when it is nearly the name of a variable.
+    """
+    chosen = tuple(variables)
+    known = {variable.name for variable in chosen}
+    found: dict[str, str | None] = {}
+    for name in sorted(set(names) - _accepted_names(chosen)):
+        is_own = name.startswith(OWN_PREFIXES)
+        alike = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.7 if is_own else LOOK_ALIKE)
+        if is_own or alike:
+            found[name] = alike[0] if alike else None
+    return found
+
+
+def _accepted_names(variables: Iterable[Variable]) -> set[str]:
+    """Every spelling under which the variables are read."""
+    accepted: set[str] = set()
+    for variable in variables:
+        accepted |= {variable.name, *variable.deprecated_names}
+        if variable.secret:
+            accepted.add(f"{variable.name}_FILE")
+    return accepted

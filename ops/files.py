@@ -1,0 +1,73 @@
+"""Putting files into Django's default storage whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from django.conf import settings
+from django.core.files import File
+from django.core.files.storage import FileSystemStorage, default_storage
+
+ABANDONED_AFTER = timedelta(days=1)
+"""Longer than anything takes to be received."""
+
+
+def is_local() -> bool:
+    """Whether the default storage keeps its files on this machine."""
+    # Asked by type: Django's own in-memory storage has a `path` where there is no file.
+    return isinstance(default_storage, FileSystemStorage)
+
+
+def incoming_folder() -> Path:
+    """Where a file may be received before it is moved into the storage; made when it is not there.
+
+    Beside the stored files where those are local, so that moving a file into place is one rename.
+    """
+    folder = (
+        Path(default_storage.path(".incoming"))
+        if is_local()
+        else Path(settings.ZENGLOW_DATA_DIR) / "cache" / "incoming"
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def move_into_storage(received: Path, name: str) -> None:
+    """Store a complete file of `incoming_folder` as ``name``, in place of what has that name. May raise ``OSError``.
+
+    Readers see the old file or the new one. A local file is durable when this returns, provided that its content was.
+    """
+    if is_local():
+        target = Path(default_storage.path(name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        received.replace(target)
+        _sync_folder(target.parent)
+        return
+    default_storage.delete(name)
+    with received.open("rb") as content:
+        default_storage.save(name, File(content))
+
+
+def delete_abandoned() -> None:
+    """Delete what processes that died have left half-received."""
+    limit = time.time() - ABANDONED_AFTER.total_seconds()
+    for path in incoming_folder().iterdir():
+        if path.stat().st_mtime >= limit:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,190 @@
+"""API keys: made, verified, listed and revoked.
+
+A key reads ``zg_<prefix>_<secret>``. The prefix is public (it names the key in logs and lists); of the whole key only
+an HMAC-SHA256 is stored, keyed from ``SECRET_KEY``, so that a copy of the database opens nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+import string
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import Literal
+
+from django.db import models, transaction
+from django.utils import timezone
+from django.utils.crypto import constant_time_compare, salted_hmac
+
+from ops import audit
+from ops.contracts.principal import Principal, PrincipalKind, Scope
+from ops.contracts.problems import InvalidRequest, NotFound
+from ops.instrumentation.batch import BatchWriter
+from ops.models import ApiKey
+
+PREFIX_LENGTH = 10
+PREFIX_ALPHABET = string.ascii_lowercase + string.digits
+SECRET_LENGTH = 43  # 43 letters of 62 carry 256 bits
+SECRET_ALPHABET = string.ascii_letters + string.digits
+KEY_PATTERN = re.compile(rf"zg_([a-z0-9]{{{PREFIX_LENGTH}}})_([A-Za-z0-9]{{{SECRET_LENGTH}}})")
+
+VERIFICATION_TTL_S = 1.0
+"""How long a verification is reused: the longest that a revoked key keeps working."""
+VERIFICATIONS_KEPT = 4096
+LAST_USED_RESOLUTION_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key that was just made, with the only copy of its secret."""
+
+    record: ApiKey
+    text: str
+
+
+def create_key(
+    name: str,
+    scopes: Iterable[Scope | str],
+    *,
+    actor: Principal,
+    groups: Iterable[str] = (),
+    collections: Iterable[str] | None = None,
+    expires_at: datetime | None = None,
+) -> NewKey:
+    """Make a key. Raises `InvalidRequest` for an unknown scope, no scope, no name or an expiry in the past."""
+    chosen = _valid_scopes(scopes)
+    if not name.strip():
+        raise InvalidRequest("A key needs a name.", errors={"name": "This may not be empty."})
+    if expires_at is not None and expires_at <= timezone.now():
+        raise InvalidRequest("The expiry lies in the past.", errors={"expires_at": "Choose a later time."})
+    prefix = _random(PREFIX_ALPHABET, PREFIX_LENGTH)
+    text = f"zg_{prefix}_{_random(SECRET_ALPHABET, SECRET_LENGTH)}"
+    with transaction.atomic():
+        record = ApiKey.objects.create(
+            prefix=prefix,
+            key_hash=_hash(text),
+            name=name.strip(),
+            scopes=chosen,
+            groups=sorted(set(groups)),
+            collections=None if collections is None else sorted(set(collections)),
+            created_by=actor.name,
+            expires_at=expires_at,
+        )
+        audit.record(actor, "create.api_key", prefix, {"name": record.name, "scopes": chosen})
+    return NewKey(record, text)
+
+
+def verify(text: str) -> Principal | None:
+    """The principal of a key, or ``None`` for a key that is unknown, wrong, expired or revoked.
+
+    An answer, good or bad, is reused for `VERIFICATION_TTL_S`. Raises a database error when it can't be looked up.
+    """
+    match = KEY_PATTERN.fullmatch(text)
+    if match is None:
+        return None
+    key_hash = _hash(text)
+    now = time.monotonic()
+    known = _verifications.get(key_hash)
+    if known is not None and known[0] > now:
+        return known[1]
+    principal = _look_up(match[1], key_hash)
+    if len(_verifications) >= VERIFICATIONS_KEPT:
+        _verifications.clear()
+    # Counted from before the query, so that a revocation meanwhile is not outlived.
+    _verifications[key_hash] = (now + VERIFICATION_TTL_S, principal)
+    return principal
+
+
+def list_keys() -> models.QuerySet[ApiKey]:
+    """Every key, the newest first."""
+    return ApiKey.objects.all()
+
+
+def revoke_key(prefix: str, *, actor: Principal) -> ApiKey:
+    """End a key, for good. Revoking it again changes nothing. Raises `NotFound`."""
+    with transaction.atomic():
+        record = ApiKey.objects.select_for_update().filter(prefix=prefix).first()
+        if record is None:
+            raise NotFound(f"There is no key with the prefix {prefix}.")
+        if record.revoked_at is None:
+            record.revoked_at = timezone.now()
+            record.save(update_fields=["revoked_at"])
+            audit.record(actor, "revoke.api_key", prefix, {"name": record.name})
+    _verifications.clear()
+    return record
+
+
+def forget_verifications() -> None:
+    """Look every key up afresh, in this process."""
+    _verifications.clear()
+
+
+def state_of(record: ApiKey) -> Literal["active", "expired", "revoked"]:
+    """Whether a key opens anything just now."""
+    if record.revoked_at is not None:
+        return "revoked"
+    if record.expires_at is not None and record.expires_at <= timezone.now():
+        return "expired"
+    return "active"
+
+
+@cache
+def last_used_writer() -> BatchWriter[tuple[str, datetime]]:
+    """Writes ``last_used_at`` off the request path."""
+    return BatchWriter("ops_apikey", _write_last_used, interval_ms=1000, capacity=10_000)
+
+
+_verifications: dict[str, tuple[float, Principal | None]] = {}
+_last_noted: dict[str, float] = {}
+
+
+def _look_up(prefix: str, key_hash: str) -> Principal | None:
+    record = ApiKey.objects.filter(prefix=prefix).first()
+    # Compared also when nothing was found, so that the time taken does not tell which prefixes exist.
+    matches = constant_time_compare(key_hash, record.key_hash if record else _hash(prefix))
+    if record is None or not matches or state_of(record) != "active":
+        return None
+    _note_use(prefix)
+    return Principal(
+        kind=PrincipalKind.API_KEY,
+        name=prefix,
+        scopes=frozenset(Scope(scope) for scope in record.scopes if scope in set(Scope)),
+        groups=frozenset(record.groups),
+        collections=None if record.collections is None else frozenset(record.collections),
+    )
+
+
+def _note_use(prefix: str) -> None:
+    """Keep the time of use for `last_used_writer`, at most once a minute in this process."""
+    now = time.monotonic()
+    if now - _last_noted.get(prefix, -math.inf) >= LAST_USED_RESOLUTION_S:
+        _last_noted[prefix] = now
+        last_used_writer().add((prefix, timezone.now()))
+
+
+def _write_last_used(uses: Sequence[tuple[str, datetime]]) -> None:
+    for prefix, used_at in uses:
+        ApiKey.objects.filter(prefix=prefix).exclude(last_used_at__gt=used_at).update(last_used_at=used_at)
+
+
+def _valid_scopes(scopes: Iterable[Scope | str]) -> list[str]:
+    chosen = sorted(set(map(str, scopes)))
+    known = [scope.value for scope in Scope]
+    unknown = [scope for scope in chosen if scope not in known]
+    if unknown or not chosen:
+        fault = f"There is no scope {unknown[0]!r}." if unknown else "A key needs at least one scope."
+        raise InvalidRequest(f"{fault} The scopes are {', '.join(known)}.", errors={"scopes": fault})
+    return chosen
+
+
+def _hash(text: str) -> str:
+    return salted_hmac("ops.keys", text, algorithm="sha256").hexdigest()
+
+
+def _random(alphabet: str, length: int) -> str:
+    return "".join(secrets.choice(alphabet) for _ in range(length))

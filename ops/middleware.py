@@ -1,0 +1,169 @@
+"""What every HTTP request passes through: its id, its faults, and who asks."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from typing import Any, cast
+
+import structlog
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.utils.functional import SimpleLazyObject
+
+from ops.access import Access, ensure_allowed, is_sign_in, requirement_of
+from ops.api.problems import refuse, respond
+from ops.authentication import ensure_same_origin, resolve_principal
+from ops.contracts.principal import ANONYMOUS, Principal
+from ops.contracts.problems import InvalidRequest
+from ops.identifiers import uuid7
+from ops.requests import Request
+
+GetResponse = Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]
+
+SANE_CORRELATION_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+
+log = structlog.get_logger("zenglow.request")
+
+
+class Middleware:
+    """Runs under WSGI and ASGI alike, without a change of thread: ``before`` and ``after`` do no I/O."""
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+        self.is_async = iscoroutinefunction(get_response)
+        if self.is_async:
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        return self.answer_async(cast(Request, request)) if self.is_async else self.answer(cast(Request, request))
+
+    def answer(self, request: Request) -> HttpResponseBase:
+        early = self.before(request)
+        response = early or cast(HttpResponseBase, self.get_response(request))
+        self.after(request, response)
+        return response
+
+    async def answer_async(self, request: Request) -> HttpResponseBase:
+        early = self.before(request)
+        response = early or await cast(Awaitable[HttpResponseBase], self.get_response(request))
+        self.after(request, response)
+        return response
+
+    def before(self, request: Request) -> HttpResponseBase | None:
+        """Prepare the request, or answer it."""
+        return None
+
+    def after(self, request: Request, response: HttpResponseBase) -> None:
+        """Complete the response in place."""
+
+
+class RequestIdMiddleware(Middleware):
+    """Gives each request an id, binds it to the logs, answers with it, and writes one log line.
+
+    A caller's ``X-Correlation-ID`` is kept when it is short and plain, else the request id stands in; it is echoed.
+    """
+
+    def answer(self, request: Request) -> HttpResponseBase:
+        with self._bound(request):
+            started = time.perf_counter()
+            response = super().answer(request)
+            self._log(request, response, started)
+            return response
+
+    async def answer_async(self, request: Request) -> HttpResponseBase:
+        with self._bound(request):
+            started = time.perf_counter()
+            response = await super().answer_async(request)
+            self._log(request, response, started)
+            return response
+
+    def after(self, request: Request, response: HttpResponseBase) -> None:
+        response.headers["X-Request-ID"] = request.request_id
+        response.headers["X-Correlation-ID"] = request.correlation_id
+
+    def _bound(self, request: Request) -> AbstractContextManager[None]:
+        request.request_id = str(uuid7())
+        offered = request.headers.get("X-Correlation-ID", "")
+        request.correlation_id = offered if SANE_CORRELATION_ID.fullmatch(offered) else request.request_id
+        request.principal = ANONYMOUS
+        return structlog.contextvars.bound_contextvars(
+            request_id=request.request_id, correlation_id=request.correlation_id
+        )
+
+    def _log(self, request: Request, response: HttpResponseBase, started: float) -> None:
+        """One line. The query string stays out: it may hold what somebody asked."""
+        write = log.error if response.status_code >= 500 else log.info
+        write(
+            "request",
+            method=request.method,
+            path=request.path,
+            status=response.status_code,
+            duration_ms=round((time.perf_counter() - started) * 1000, 2),
+            principal=_known_name(request.principal),
+        )
+
+
+class FaultMiddleware(Middleware):
+    """Answers every exception of a view: problem details for the API, a plain page for people.
+
+    Exceptions of other middleware reach the handlers in `ops.api.problems`, which answer in the same way.
+    """
+
+    def before(self, request: Request) -> HttpResponseBase | None:
+        # PostgreSQL text can't hold NUL, so that no path or query with one can name anything.
+        if "\x00" in request.path or "%00" in request.META.get("QUERY_STRING", ""):
+            return respond(request, InvalidRequest("The address may not contain NUL characters."))
+        return None
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse:
+        return refuse(request, exception)
+
+
+class PrincipalMiddleware(Middleware):
+    """Resolves ``request.principal`` and refuses pages to those without the declared right.
+
+    API views are checked by `ops.api.permissions.HasDeclaredScope`, the admin by itself. Needs the session's user:
+    stands after Django's ``AuthenticationMiddleware``.
+    """
+
+    def process_view(
+        self, request: HttpRequest, view: Callable[..., Any], args: object, kwargs: object
+    ) -> HttpResponseBase | None:
+        ours = cast(Request, request)
+        if requirement_of(view, request.method) is Access.ANYBODY or is_sign_in(view):
+            # Looked up only if the view wants to know: liveness must answer while the database is down.
+            ours.principal = cast(Principal, SimpleLazyObject(lambda: _principal_or_anonymous(request)))
+            return None
+        try:
+            ours.principal = principal = resolve_principal(request)
+            ensure_same_origin(request, principal)
+            if not _checks_itself(request, view):
+                ensure_allowed(principal, view, request.method)
+        except Exception as error:
+            return refuse(request, error)
+        return None
+
+
+def _principal_or_anonymous(request: HttpRequest) -> Principal:
+    try:
+        return resolve_principal(request)
+    except Exception:
+        return ANONYMOUS
+
+
+def _checks_itself(request: HttpRequest, view: object) -> bool:
+    match = request.resolver_match
+    return hasattr(view, "cls") or (match is not None and match.app_name == "admin")
+
+
+def _known_name(principal: Principal) -> str:
+    """The name for the log, without looking up a principal that nobody asked for."""
+    if isinstance(principal, SimpleLazyObject):
+        return ANONYMOUS.name
+    return principal.name

@@ -1,0 +1,39 @@
+"""What commands show to people: tables and progress bars by rich, on the streams that Django hands a command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO, cast
+
+from django.core.management.base import OutputWrapper
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def console(stream: OutputWrapper) -> Console:
+    """A console on a command's stdout or stderr: colours and width of a terminal, plain lines for a file."""
+    # Django's wrapper would end each piece of a progress bar with a line break.
+    return Console(file=cast("IO[str]", stream._out), highlight=False, markup=False)
+
+
+@contextmanager
+def progress(stream: OutputWrapper) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Progress bars that vanish when they are done.
+
+    with progress(self.stderr) as bar:
+        on_step = bar("Reading cranfield")
+        on_step(3, 225)
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console(stream), transient=True) as shown:
+
+        def bar(description: str) -> Callable[[int, int], None]:
+            task = shown.add_task(description, total=None)
+
+            def update(done: int, total: int) -> None:
+                shown.update(task, completed=done, total=total)
+
+            return update
+
+        yield bar
