@@ -1,0 +1,237 @@
+"""The only way something becomes live. Every change ends one row and adds another, in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from django.db import connection, transaction
+from django.db.models import Q, QuerySet
+
+from models_registry import artifacts
+from models_registry.locks import lock_until_commit
+from models_registry.models import (
+    GLOBAL_SCOPE,
+    Deployment,
+    FusionWeights,
+    ModelKind,
+    ModelVersion,
+    Role,
+    Slot,
+)
+from models_registry.notices import announce_on_commit
+from models_registry.scopes import require_write
+from ops import audit
+from ops.contracts.principal import Principal
+from ops.contracts.problems import Conflict, Unprocessable
+
+Deployable = ModelVersion | FusionWeights
+
+SLOT_OF_KIND = {ModelKind.LTR: Slot.LTR, ModelKind.EMBEDDER: Slot.EMBEDDER}
+
+Precondition = Callable[[Deployment | None], None]
+"""Called with the row that answers in the scope, while no other writer can change it; raises to refuse the change."""
+
+
+def slot_of(thing: Deployable) -> Slot:
+    """The slot that a version or weights go into."""
+    return Slot.WEIGHTS if isinstance(thing, FusionWeights) else SLOT_OF_KIND[ModelKind(thing.model.kind)]
+
+
+def activate(
+    slot: Slot,
+    thing: Deployable,
+    scope: str = GLOBAL_SCOPE,
+    *,
+    by: Principal,
+    reason: str = "",
+    precondition: Precondition | None = None,
+) -> Deployment:
+    """Make ``thing`` live in ``slot`` of ``scope`` and return its deployment; what is live already stays as it is.
+
+    Raises `Unprocessable` for a thing of the wrong kind and for a version whose files are missing or damaged,
+    `Forbidden`, `NotFound` for an unknown collection, and whatever ``precondition`` raises. The database's clock says
+    when.
+    """
+    require_write(scope, by)
+    _check_kind(slot, thing)
+    _check_files(thing)
+    with transaction.atomic():
+        current = _lock_current(slot, scope)
+        if precondition is not None:
+            precondition(effective(slot, scope))
+        return _replace(current, slot, thing, scope, by=by, reason=reason, action="activate")
+
+
+def deactivate(
+    slot: Slot, scope: str, *, by: Principal, reason: str = "", precondition: Precondition | None = None
+) -> Deployment:
+    """End a collection's own choice, so that the global one answers there again. Returns the ended row.
+
+    Raises `Unprocessable` for the global scope, which is never left empty, and `Conflict` when there is nothing to end.
+    """
+    require_write(scope, by)
+    if scope == GLOBAL_SCOPE:
+        raise Unprocessable("The global choice can be replaced, not removed: every query needs one.")
+    with transaction.atomic():
+        current = _lock_current(slot, scope)
+        if precondition is not None:
+            precondition(effective(slot, scope))
+        if current is None:
+            raise Conflict(f"The collection '{scope}' has no {slot.label} of its own.")
+        return _end(current, by=by, reason=reason, action="deactivate")
+
+
+def rollback(
+    slot: Slot,
+    scope: str = GLOBAL_SCOPE,
+    *,
+    by: Principal,
+    reason: str = "",
+    precondition: Precondition | None = None,
+) -> Deployment | None:
+    """Put back what was live in the scope before the last change; a second rollback undoes the first.
+
+    Returns the new row, or ``None`` when the collection had no choice of its own before, so that the global one
+    answers again. Raises `Conflict` when there is nothing to go back to.
+    """
+    require_write(scope, by)
+    with transaction.atomic():
+        current = _lock_current(slot, scope)
+        if precondition is not None:
+            precondition(effective(slot, scope))
+        ended = history(slot, scope).filter(ended_at__isnull=False).order_by("-ended_at", "-id")
+        if current is None:
+            previous = ended.first()
+        else:
+            # One change ends a row and starts the next at the same instant; a gap means that nothing was live between.
+            previous = ended.filter(ended_at=current.started_at, id__lt=current.id).first()
+        if previous is not None:
+            thing = _thing(previous)
+            _check_files(thing)
+            return _replace(current, slot, thing, scope, by=by, reason=reason, action="rollback")
+        if current is None or scope == GLOBAL_SCOPE:
+            raise Conflict(f"There is no earlier {slot.label} to go back to in '{scope}'.")
+        _end(current, by=by, reason=reason, action="rollback")
+        return None
+
+
+def live() -> QuerySet[Deployment]:
+    """What is live now, in every scope."""
+    return _joined().filter(ended_at__isnull=True)
+
+
+def live_at(moment: datetime) -> QuerySet[Deployment]:
+    """What was live at a time: at most one row per scope, slot and role."""
+    return _joined().filter(Q(ended_at__isnull=True) | Q(ended_at__gt=moment), started_at__lte=moment)
+
+
+def history(slot: Slot | None = None, scope: str | None = None) -> QuerySet[Deployment]:
+    """Every deployment, newest first, of one slot or scope if named."""
+    rows = _joined().order_by("-started_at", "-id")
+    if slot is not None:
+        rows = rows.filter(slot=slot)
+    if scope is not None:
+        rows = rows.filter(scope=scope)
+    return rows
+
+
+def effective(slot: Slot, scope: str) -> Deployment | None:
+    """The stable row that answers in a scope: its own, else the global one."""
+    rows = {row.scope: row for row in live().filter(slot=slot, role=Role.STABLE, scope__in={scope, GLOBAL_SCOPE})}
+    return rows.get(scope) or rows.get(GLOBAL_SCOPE)
+
+
+def _joined() -> QuerySet[Deployment]:
+    return Deployment.objects.select_related("model_version__model", "weights")
+
+
+def _thing(deployment: Deployment) -> Deployable:
+    thing = deployment.model_version or deployment.weights
+    if thing is None:
+        raise AssertionError("a constraint of the table says that a deployment names one thing")
+    return thing
+
+
+def _check_kind(slot: Slot, thing: Deployable) -> None:
+    if slot_of(thing) != slot:
+        raise Unprocessable(f"{thing} can't be the {slot.label}: its slot is the {slot_of(thing).label}.")
+
+
+def _check_files(thing: Deployable) -> None:
+    """A version whose files are missing or damaged never replaces one that works."""
+    if isinstance(thing, ModelVersion):
+        for role, sha256 in thing.artifacts.items():
+            try:
+                artifacts.local_path(sha256)
+            except artifacts.ArtifactError as error:
+                raise Unprocessable(f"{thing} can't be used, its file '{role}' is not well. {error}") from error
+
+
+def _lock_current(slot: Slot, scope: str) -> Deployment | None:
+    """The scope's own stable row, which no other writer can change until this transaction ends."""
+    lock_until_commit(f"deployment:{scope}:{slot}")
+    return live().filter(slot=slot, scope=scope, role=Role.STABLE).first()
+
+
+def _replace(
+    current: Deployment | None,
+    slot: Slot,
+    thing: Deployable,
+    scope: str,
+    *,
+    by: Principal,
+    reason: str,
+    action: str,
+) -> Deployment:
+    if current is not None and _thing(current) == thing:
+        return current
+    moment = _clock(current)
+    if current is not None:
+        current.ended_at = moment
+        current.save(update_fields=["ended_at"])
+    row = Deployment.objects.create(
+        scope=scope,
+        slot=slot,
+        model_version=thing if isinstance(thing, ModelVersion) else None,
+        weights=thing if isinstance(thing, FusionWeights) else None,
+        started_at=moment,
+        by=by.name,
+        reason=reason,
+    )
+    _note(action, slot, scope, by=by, reason=reason, before=current, after=row)
+    return row
+
+
+def _end(current: Deployment, *, by: Principal, reason: str, action: str) -> Deployment:
+    current.ended_at = _clock(current)
+    current.save(update_fields=["ended_at"])
+    _note(action, Slot(current.slot), current.scope, by=by, reason=reason, before=current, after=None)
+    return current
+
+
+def _note(
+    action: str,
+    slot: Slot,
+    scope: str,
+    *,
+    by: Principal,
+    reason: str,
+    before: Deployment | None,
+    after: Deployment | None,
+) -> None:
+    details = {
+        "reason": reason,
+        "before": str(_thing(before)) if before else None,
+        "after": str(_thing(after)) if after else None,
+    }
+    audit.record(by, f"{action}.deployment", f"{scope}/{slot}", details)
+    announce_on_commit()
+
+
+def _clock(current: Deployment | None) -> datetime:
+    """The database's time, read under the lock; never before the current row's start, whatever its clock did."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT clock_timestamp()")
+        moment: datetime = cursor.fetchone()[0]
+    return max(moment, current.started_at) if current is not None else moment

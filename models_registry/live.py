@@ -1,0 +1,205 @@
+"""This process's view of what is live, so that a request asks memory and not the database."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from django.conf import settings
+from django.db import Error as DatabaseFault
+
+from models_registry import deployments
+from models_registry.models import GLOBAL_SCOPE, Deployment, FusionWeights, ModelVersion, Role, Slot
+from models_registry.notices import Listener
+from ops.contracts.problems import Unavailable
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveModel:
+    """A model version that is live. ``artifacts`` maps a role to a sha256."""
+
+    deployment_id: int
+    scope: str
+    slot: Slot
+    version_id: int
+    name: str
+    number: int
+    provider: str
+    artifacts: Mapping[str, str] = field(hash=False)
+    parameters: Mapping[str, Any] = field(hash=False)
+
+    @property
+    def label(self) -> str:
+        """``name@number``."""
+        return f"{self.name}@{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class LiveWeights:
+    """Fusion weights that are live, as entered; `normalized` sums to 1."""
+
+    deployment_id: int
+    scope: str
+    version: int
+    ltr: float
+    conceptual: float
+
+    @property
+    def normalized(self) -> tuple[float, float]:
+        """``(ltr, conceptual)``, scaled to sum to 1."""
+        total = self.ltr + self.conceptual
+        return self.ltr / total, self.conceptual / total
+
+
+Live = LiveModel | LiveWeights
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """One reading of the table. ``ids`` of the live rows identify it: rows never change, they only end."""
+
+    ids: tuple[int, ...]
+    by_place: Mapping[tuple[Slot, str], Live]
+
+
+class LiveView:
+    """What is live, at most ``REGISTRY_REFRESH_INTERVAL_MS`` old while the database answers.
+
+    Between looks nothing is asked of the database. A look is one query for the ids of the live rows; only when they
+    differ are the rows read. One thread looks, the others go on with what is known. While the database is away the
+    last known view serves. Safe to use from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._looking = threading.Lock()
+        self._loaded: _Loaded | None = None
+        self._looked_at = float("-inf")
+        self._listener: Listener | None = None
+
+    def model(self, slot: Slot, collection: str) -> LiveModel:
+        """The model version that answers for a collection. Raises `Unavailable` when there is none."""
+        found = self._find(slot, collection)
+        if not isinstance(found, LiveModel):
+            raise Unavailable(f"No {slot.label} is live. `manage.py seed` provides one.")
+        return found
+
+    def weights(self, collection: str) -> LiveWeights:
+        """The fusion weights that answer for a collection. Raises `Unavailable` when there are none."""
+        found = self._find(Slot.WEIGHTS, collection)
+        if not isinstance(found, LiveWeights):
+            raise Unavailable("No fusion weights are live. `manage.py seed` provides the first.")
+        return found
+
+    def all(self) -> tuple[Live, ...]:
+        """Everything that is live, in every scope, sorted by slot and scope."""
+        by_place = self._current().by_place
+        return tuple(by_place[place] for place in sorted(by_place))
+
+    def follow(self) -> None:
+        """Also hear of changes at once, from a background thread of this process. For long-lived processes."""
+        with self._looking:
+            if self._listener is None:
+                self._listener = Listener(self.expire)
+                self._listener.start()
+
+    def expire(self) -> None:
+        """Look again at the next use."""
+        self._looked_at = float("-inf")
+
+    def reset(self) -> None:
+        """Forget everything and stop following."""
+        with self._looking:
+            if self._listener is not None:
+                self._listener.stop()
+                self._listener = None
+            self._loaded = None
+            self.expire()
+
+    def _find(self, slot: Slot, collection: str) -> Live | None:
+        by_place = self._current().by_place
+        return by_place.get((slot, collection)) or by_place.get((slot, GLOBAL_SCOPE))
+
+    def _current(self) -> _Loaded:
+        loaded = self._loaded
+        if loaded is not None and not self._is_due():
+            return loaded
+        # Whoever has a view goes on with it while another thread looks; without one, there is nothing but to wait.
+        if self._looking.acquire(blocking=loaded is None):
+            try:
+                if self._loaded is None or self._is_due():
+                    self._look()
+            finally:
+                self._looking.release()
+        if self._loaded is None:
+            raise AssertionError("the first look either loads or raises")
+        return self._loaded
+
+    def _is_due(self) -> bool:
+        interval_ms: int = settings.REGISTRY_REFRESH_INTERVAL_MS
+        return (time.monotonic() - self._looked_at) * 1000 >= interval_ms
+
+    def _look(self) -> None:
+        # Noted before the query: a notice that comes while it runs must lead to another look.
+        self._looked_at = time.monotonic()
+        try:
+            ids = tuple(Deployment.objects.filter(ended_at=None).order_by("id").values_list("id", flat=True))
+            if self._loaded is None or ids != self._loaded.ids:
+                self._loaded = _load()
+        except DatabaseFault as error:
+            if self._loaded is None:
+                raise
+            self._looked_at = time.monotonic()
+            logger.warning("The live deployments can't be read (%s); the last known serve", type(error).__name__)
+
+
+def _load() -> _Loaded:
+    rows = deployments.live().order_by("id")
+    return _Loaded(
+        ids=tuple(row.id for row in rows),
+        by_place=MappingProxyType(
+            {(Slot(row.slot), row.scope): _frozen(row) for row in rows if row.role == Role.STABLE}
+        ),
+    )
+
+
+def _frozen(row: Deployment) -> Live:
+    if row.weights is not None:
+        return _frozen_weights(row, row.weights)
+    if row.model_version is not None:
+        return _frozen_model(row, row.model_version)
+    raise AssertionError("a constraint of the table says that a deployment names one thing")
+
+
+def _frozen_weights(row: Deployment, weights: FusionWeights) -> LiveWeights:
+    return LiveWeights(
+        deployment_id=row.id,
+        scope=row.scope,
+        version=weights.version,
+        ltr=weights.ltr,
+        conceptual=weights.conceptual,
+    )
+
+
+def _frozen_model(row: Deployment, version: ModelVersion) -> LiveModel:
+    return LiveModel(
+        deployment_id=row.id,
+        scope=row.scope,
+        slot=Slot(row.slot),
+        version_id=version.id,
+        name=version.model.name,
+        number=version.number,
+        provider=version.model.provider,
+        artifacts=MappingProxyType(version.artifacts),
+        parameters=MappingProxyType(version.parameters),
+    )
+
+
+view = LiveView()
+"""The view of this process."""
