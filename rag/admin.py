@@ -1,0 +1,233 @@
+"""Retrieval in the admin: what is shown is read-only, what changes goes through the services.
+
+Who may enter the admin administers, and so reads every document. Nothing here deletes by Django's cascade: that knows
+nothing of postings, and would load every chunk to count it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.db.models.functions import Substr
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from models_registry.admin import principal_of
+from ops.admin import LatestRows, ReadOnlyAdmin
+from ops.contracts.problems import Problem
+from rag import collections
+from rag.ingest import runs, service
+from rag.models import Chunk, Collection, Document, IndexItem, IndexRun
+
+EXCERPT_CHARACTERS = 5_000
+LIST_EXCERPT_CHARACTERS = 120
+
+
+class CollectionForm(forms.ModelForm[Collection]):
+    """The settings of a collection, checked as the services check them."""
+
+    class Meta:
+        model = Collection
+        fields = ("slug", *collections.SETTINGS)
+
+    def _post_clean(self) -> None:
+        super()._post_clean()  # type: ignore[misc]
+        if self.errors:
+            return
+        try:
+            collections.check_collection(self.instance)
+        except Problem as problem:
+            for name, fault in problem.errors.items():
+                self.add_error(name if name in self.fields else None, fault)
+
+
+@admin.register(Collection)
+class CollectionAdmin(admin.ModelAdmin[Collection]):
+    form = CollectionForm
+    list_display = ("slug", "title", "documents_link", "text_configuration", "split_identifiers", "created_at")
+    list_filter = ("text_configuration", "split_identifiers")
+    search_fields = ("slug", "title", "description")
+    actions = ("reindex",)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Collection | None = None) -> Any:
+        return ("slug", "generation", "access_epoch", "created_at") if obj else ()
+
+    @admin.display(description="documents")
+    def documents_link(self, collection: Collection) -> SafeString:
+        address = reverse("admin:rag_document_changelist")
+        return format_html(
+            '<a href="{}?collection__id__exact={}">{}</a>', address, collection.pk, collection.documents.count()
+        )
+
+    def save_model(self, request: HttpRequest, obj: Collection, form: Any, change: bool) -> None:
+        """Through the services; the row that the form filled is never saved itself."""
+        settings = {name: form.cleaned_data[name] for name in collections.SETTINGS}
+        if not change:
+            obj.pk = collections.create_collection(obj.slug, principal_of(request), **settings).pk
+            return
+        updated = collections.update_collection(Collection.objects.get(pk=obj.pk), principal_of(request), **settings)
+        if updated.run is not None:
+            self.message_user(request, _run_message(updated.run))
+
+    def delete_model(self, request: HttpRequest, obj: Collection) -> None:
+        collections.delete_collection(obj, principal_of(request))
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Collection]) -> None:
+        for collection in queryset:
+            self.delete_model(request, collection)
+
+    def get_deleted_objects(
+        self, objs: Any, request: HttpRequest
+    ) -> tuple[list[Any], dict[str, int], set[str], list[Any]]:
+        """What the confirmation page shows, counted instead of loaded."""
+        listed = [f"{collection} with {collection.documents.count()} documents" for collection in objs]
+        return listed, {"collections": len(listed)}, set(), []
+
+    @admin.action(description="Index all documents again where settings changed", permissions=["change"])
+    def reindex(self, request: HttpRequest, queryset: QuerySet[Collection]) -> None:
+        for collection in queryset:
+            try:
+                self.message_user(request, _run_message(service.reindex_collection(collection, principal_of(request))))
+            except Problem as problem:
+                self.message_user(request, f"{collection}: {problem}", messages.ERROR)
+
+
+@admin.register(Document)
+class DocumentAdmin(ReadOnlyAdmin):
+    list_display = ("document_id", "title", "collection", "state", "chunk_count", "size_bytes", "updated_at")
+    list_filter = ("state", "collection", "media_type")
+    list_select_related = ("collection",)
+    search_fields = ("document_id", "title", "source")
+    actions = ("reindex", "remove", "restore")
+    fields = (
+        *("collection", "document_id", "title", "source", "external_url", "media_type", "metadata", "access_groups"),
+        *("state", "failure", "chunks_link", "size_bytes", "original", "content_hash", "source_root"),
+        *("created_at", "updated_at", "indexed_at", "deleted_at", "text_excerpt"),
+    )
+    readonly_fields = fields
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Document]:
+        documents: QuerySet[Document] = super().get_queryset(request).defer("text", "offer")
+        return documents.annotate(excerpt=Substr("text", 1, EXCERPT_CHARACTERS)).order_by("-id")
+
+    def has_work_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("rag.change_document")
+
+    @admin.display(description="chunks")
+    def chunks_link(self, document: Document) -> SafeString:
+        address = reverse("admin:rag_chunk_changelist")
+        return format_html('<a href="{}?document__id__exact={}">{}</a>', address, document.pk, document.chunk_count)
+
+    @admin.display(description="text (beginning)")
+    def text_excerpt(self, document: Any) -> SafeString:
+        return format_html("<pre>{}</pre>", document.excerpt)
+
+    @admin.action(description="Index again", permissions=["work"])
+    def reindex(self, request: HttpRequest, queryset: QuerySet[Document]) -> None:
+        self._each(request, queryset, service.reindex_document, "are being indexed again")
+
+    @admin.action(description="Delete (can be undone)", permissions=["work"])
+    def remove(self, request: HttpRequest, queryset: QuerySet[Document]) -> None:
+        self._each(request, queryset, service.remove_document, "were deleted; they can be restored")
+
+    @admin.action(description="Restore", permissions=["work"])
+    def restore(self, request: HttpRequest, queryset: QuerySet[Document]) -> None:
+        self._each(request, queryset, service.restore_document, "are being restored")
+
+    def _each(self, request: HttpRequest, queryset: QuerySet[Document], act: Any, done: str) -> None:
+        count = 0
+        for document in queryset.select_related("collection"):
+            try:
+                act(document.collection, document.document_id, principal_of(request))
+                count += 1
+            except Problem as problem:
+                self.message_user(request, str(problem), messages.ERROR)
+        if count:
+            self.message_user(request, f"{count} documents {done}.")
+
+
+@admin.register(Chunk)
+class ChunkAdmin(ReadOnlyAdmin):
+    """Passages, without their term ids, which mean nothing to people."""
+
+    list_display = ("id", "document", "ordinal", "headings", "page", "token_count", "excerpt")
+    list_filter = ("collection",)
+    list_select_related = ("document",)
+    search_fields = ("=id", "document__document_id")
+    show_full_result_count = False
+    paginator = LatestRows
+    fields = (
+        *("document", "ordinal", "heading_path", "page", "start", "end", "token_count", "title_length"),
+        *("chunking_version", "text"),
+    )
+    readonly_fields = fields
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Chunk]:
+        return super().get_queryset(request).defer("tokens", "document__text").order_by("-id")
+
+    @admin.display(description="headings")
+    def headings(self, chunk: Chunk) -> str:
+        return " › ".join(chunk.heading_path)
+
+    @admin.display(description="text")
+    def excerpt(self, chunk: Chunk) -> str:
+        return " ".join(chunk.text.split())[:LIST_EXCERPT_CHARACTERS]
+
+
+@admin.register(IndexRun)
+class IndexRunAdmin(ReadOnlyAdmin):
+    list_display = ("created_at", "collection", "origin", "started_by", "state", "progress", "failed", "finished_at")
+    list_filter = ("state", "collection")
+    list_select_related = ("collection",)
+    search_fields = ("=id", "started_by", "origin")
+    actions = ("cancel",)
+    fields = (
+        *("id", "collection", "origin", "started_by", "state", "progress", "items_link"),
+        *("added", "changed", "removed", "unchanged", "failed"),
+        *("created_at", "started_at", "progressed_at", "finished_at"),
+    )
+    readonly_fields = fields
+
+    def has_work_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("rag.change_indexrun")
+
+    @admin.display(description="done")
+    def progress(self, run: IndexRun) -> str:
+        return f"{run.done} of {run.total}"
+
+    @admin.display(description="documents")
+    def items_link(self, run: IndexRun) -> SafeString:
+        address = reverse("admin:rag_indexitem_changelist")
+        return format_html('<a href="{}?run__id__exact={}">what became of each document</a>', address, run.pk)
+
+    @admin.action(description="Cancel", permissions=["work"])
+    def cancel(self, request: HttpRequest, queryset: QuerySet[IndexRun]) -> None:
+        count = sum(runs.cancel_run(run.id) for run in queryset)
+        self.message_user(request, f"{count} runs were cancelled; what they have indexed stays.")
+
+
+@admin.register(IndexItem)
+class IndexItemAdmin(ReadOnlyAdmin):
+    list_display = ("document_id", "state", "reason", "attempts", "run")
+    list_filter = ("state",)
+    list_select_related = ("run",)
+    search_fields = ("document_id", "reason")
+    show_full_result_count = False
+    paginator = LatestRows
+    fields = ("run", "document_id", "title", "source", "media_type", "remove", "state", "reason", "attempts")
+    readonly_fields = fields
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[IndexItem]:
+        return super().get_queryset(request).defer("text").order_by("-id")
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        return lookup == "run__id__exact" or super().lookup_allowed(lookup, value, request)
+
+
+def _run_message(run: IndexRun) -> str:
+    return f"'{run.collection}': {run.total} documents are looked at again (run {run})."

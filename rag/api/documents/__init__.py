@@ -1,0 +1,1 @@
+"""Collections, documents and index runs over HTTP."""

@@ -1,0 +1,10 @@
+"""Routes below ``/rag/``."""
+
+from django.urls import include, path
+
+from rag.api.search import Query2View
+
+urlpatterns = [
+    path("", include("rag.api.documents.urls")),
+    path("query2", Query2View.as_view(), name="query2"),
+]

@@ -1,0 +1,19 @@
+from django.apps import AppConfig
+
+
+class RagConfig(AppConfig):
+    name = "rag"
+    verbose_name = "Retrieval"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from models_registry.scopes import register_collection_lookup
+        from models_registry.seeding import register_seeder
+        from ops.contracts.health import register_health_check
+        from rag.health import check_live_models
+        from rag.models import Collection
+        from rag.seeding import seed_retrieval
+
+        register_collection_lookup(lambda slug: Collection.objects.filter(slug=slug).exists())
+        register_seeder("rag", seed_retrieval)
+        register_health_check("models", check_live_models, critical=True)

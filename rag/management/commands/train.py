@@ -1,0 +1,179 @@
+"""``manage.py train``: rankers from judged collections, with honest figures beside them."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightgbm
+import numpy as np
+import scipy
+from django.core.management.base import BaseCommand, CommandError
+from rich.table import Table
+
+from models_registry.live import view
+from models_registry.models import Slot
+from ops.contracts.problems import Problem
+from ops.terminal import console, progress
+from rag.pipeline.ltr import LightGbmRanker, LinearRanker
+from rag.recipes import ltr
+from rag.recipes.judged import read_collection
+
+MIN_QUERIES = 5
+"""One for each fold."""
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+Figures = dict[str, dict[str, float]]
+"""``{row: {collection: nDCG@10}}``."""
+
+
+class Command(BaseCommand):
+    help = (
+        "Train the linear ranker and the trees on judged collections, print zero-shot, held-out and in-sample figures, "
+        "and write the models with their provenance."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--collection", action="append", required=True, help="slug; may be given several times")
+        parser.add_argument("--output", type=Path, help="folder for the models; without it only figures are printed")
+        parser.add_argument("--name", default="ltr-default", help="name of the model that is trained on everything")
+
+    def handle(self, **options: Any) -> None:
+        slugs: Sequence[str] = options["collection"]
+        _check(slugs, options["output"], options["name"])
+        collections = []
+        with progress(self.stderr) as bar:
+            for slug in slugs:
+                try:
+                    collections.append(read_collection(slug, bar(f"Reading {slug}")))
+                except Problem as problem:
+                    raise CommandError(str(problem), returncode=2) from problem
+            bar("Training")
+            groups = [group for collection in collections for group in _prepare(collection)]
+            without, zero_shot = ltr.zero_shot(groups) if len(collections) > 1 else ({}, {})
+            in_domain: ltr.Scores = {}
+            for slug in slugs:
+                for row, scores in ltr.in_domain(groups, slug).items():
+                    in_domain.setdefault(row, {}).update(scores)
+            full = ltr.train(groups)
+        in_sample = ltr.in_sample(groups, full)
+        out = console(self.stdout)
+        if zero_shot:
+            out.print(_table("Zero-shot: each collection by rankers that never saw it", ltr.means(zero_shot)))
+            for row in ("linear", "lightgbm"):
+                out.print(f"{row} against convex: {ltr.compare(zero_shot, row, 'convex')}")
+        out.print(_table("5-fold: each fifth of the queries by rankers trained on the rest", ltr.means(in_domain)))
+        out.print(f"lightgbm against linear: {ltr.compare(in_domain, 'lightgbm', 'linear')}")
+        out.print(_table("In-sample: not to be compared with anything", ltr.means(in_sample)))
+        if options["output"]:
+            figures: dict[str, Figures] = {
+                "zero_shot_ndcg@10": ltr.means(zero_shot),
+                "in_domain_5_fold_ndcg@10": ltr.means(in_domain),
+                "in_sample_ndcg@10": ltr.means(in_sample),
+            }
+            _write(options["output"], options["name"], full, collections, figures, with_linear=True)
+            for slug, trained in without.items():
+                rest = [collection for collection in collections if collection.name != slug]
+                _write(
+                    options["output"],
+                    f"ltr-without-{slug}",
+                    trained,
+                    rest,
+                    {"zero_shot_ndcg@10": {row: {slug: of[slug]} for row, of in ltr.means(zero_shot).items()}},
+                    with_linear=False,
+                )
+            out.print(f"Written to {options['output']}. `manage.py seed` registers what lies in rag/recipes/defaults.")
+
+
+def _check(slugs: Sequence[str], output: Path | None, name: str) -> None:
+    """Refuse at once what would end in a fault after all the work."""
+    if len(set(slugs)) < len(slugs):
+        raise CommandError("A collection is named twice: each counts once.", returncode=2)
+    if not NAME.fullmatch(name):
+        raise CommandError(f"'{name}' can't be the name of a file: use letters, digits, dot and hyphen.", returncode=2)
+    if output is not None:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CommandError(f"{output} can't be made a folder: {error.strerror}.", returncode=2) from error
+
+
+def _prepare(collection: ltr.JudgedCollection) -> list[ltr.Group]:
+    groups = ltr.prepare(collection)
+    if len(groups) < MIN_QUERIES:
+        raise CommandError(
+            f"The collection '{collection.name}' has {len(groups)} queries with a relevant document; "
+            f"training takes at least {MIN_QUERIES}.",
+            returncode=2,
+        )
+    return groups
+
+
+def _table(title: str, means: Figures) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("nDCG@10")
+    for name in next(iter(means.values())):
+        table.add_column(name, justify="right")
+    for row, figures in means.items():
+        table.add_row(row, *(f"{value:.4f}" for value in figures.values()))
+    return table
+
+
+def _write(
+    folder: Path,
+    name: str,
+    trained: ltr.Trained,
+    collections: Sequence[ltr.JudgedCollection],
+    figures: dict[str, Figures],
+    *,
+    with_linear: bool,
+) -> None:
+    """Write the trees, and the linear ranker beside them when it is asked for, each with its provenance."""
+    names = [collection.name for collection in collections]
+    models: list[tuple[str, str, LinearRanker | LightGbmRanker]] = [
+        (name, "LambdaMART over the linear ranker", trained.trees)
+    ]
+    if with_linear:
+        models.append((f"{name}-linear", "Linear ranker", trained.linear))
+    for model_name, what, ranker in models:
+        ltr.write_model(
+            folder,
+            model_name,
+            ranker,
+            trained.settings.weights,
+            f"{what}, trained on {', '.join(names)}",
+            {title: means.get(ranker.kind, {}) for title, means in figures.items()},
+            {
+                "command": " ".join(
+                    ["manage.py train", *(f"--collection {collection.name}" for collection in collections)]
+                ),
+                "embedders": sorted({view.model(Slot.EMBEDDER, collection.name).label for collection in collections}),
+                "datasets": [
+                    {
+                        "collection": collection.name,
+                        "sha256": collection.sha256,
+                        "queries": len(collection.queries),
+                        "judgements": sum(len(query.grades) for query in collection.queries),
+                    }
+                    for collection in collections
+                ],
+                "seed": ltr.SEED,
+                "parameters": {
+                    "rounds": trained.settings.rounds,
+                    "start_scale": ltr.START_SCALE,
+                    "linear_features": list(ltr.LINEAR_FEATURES),
+                    "linear_pull": ltr.LINEAR_PULL,
+                    "temperature": ltr.TEMPERATURE,
+                    "trees": ltr.TREE_PARAMETERS,
+                },
+                "libraries": {
+                    "lightgbm": lightgbm.__version__,
+                    "numpy": np.__version__,
+                    "scipy": scipy.__version__,
+                },
+            },
+        )

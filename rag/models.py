@@ -1,0 +1,462 @@
+"""The tables of retrieval: what was put in, what it was cut into, and what was asked of it.
+
+Lexical terms and postings are in `LexicalTerm` and the raw table ``rag_posting`` (see migration 0001): postings are
+read and written only by SQL, millions at a time.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from django.contrib.auth.models import User
+from django.contrib.postgres.fields import ArrayField
+from django.contrib.postgres.indexes import GinIndex
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
+from django.db import models
+from django.utils import timezone
+from pgvector.django import VectorField
+
+SLUG_PATTERN = r"^[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?$"
+
+validate_slug = RegexValidator(
+    SLUG_PATTERN,
+    "Use 1 to 64 lower-case letters, digits, hyphens and underscores, beginning and ending with a letter or digit.",
+)
+
+
+class TextConfiguration(models.TextChoices):
+    """The PostgreSQL text search configurations that a collection may use (all are in core PostgreSQL)."""
+
+    SIMPLE = "simple"
+    ARABIC = "arabic"
+    ARMENIAN = "armenian"
+    BASQUE = "basque"
+    CATALAN = "catalan"
+    DANISH = "danish"
+    DUTCH = "dutch"
+    ENGLISH = "english"
+    ESTONIAN = "estonian"
+    FINNISH = "finnish"
+    FRENCH = "french"
+    GERMAN = "german"
+    GREEK = "greek"
+    HINDI = "hindi"
+    HUNGARIAN = "hungarian"
+    INDONESIAN = "indonesian"
+    IRISH = "irish"
+    ITALIAN = "italian"
+    LITHUANIAN = "lithuanian"
+    NEPALI = "nepali"
+    NORWEGIAN = "norwegian"
+    PORTUGUESE = "portuguese"
+    ROMANIAN = "romanian"
+    RUSSIAN = "russian"
+    SERBIAN = "serbian"
+    SPANISH = "spanish"
+    SWEDISH = "swedish"
+    TAMIL = "tamil"
+    TURKISH = "turkish"
+    YIDDISH = "yiddish"
+
+
+class Collection(models.Model):
+    """A set of documents that is searched together, with its settings.
+
+    ``generation`` rises in the transaction of every document change, ``access_epoch`` in that of every access change:
+    both are part of every cache key, so that a cached answer is never older than the last commit.
+    """
+
+    slug = models.CharField(max_length=64, unique=True, validators=[validate_slug])
+    title = models.CharField(max_length=200, blank=True)
+    description = models.TextField(blank=True)
+    text_configuration = models.CharField(
+        max_length=32, choices=TextConfiguration.choices, default=TextConfiguration.ENGLISH
+    )
+    split_identifiers = models.BooleanField(
+        default=False, help_text="Also index the parts of camelCase and snake_case names: for code."
+    )
+    chunk_tokens = models.PositiveIntegerField(
+        default=220,
+        validators=[MinValueValidator(32), MaxValueValidator(8192)],
+        help_text="Longest chunk, in the embedder's tokens. Checked against the embedder's own limit.",
+    )
+    chunk_overlap_tokens = models.PositiveIntegerField(default=32, validators=[MaxValueValidator(1024)])
+    default_access_groups = ArrayField(
+        models.CharField(max_length=150),
+        default=list,
+        blank=True,
+        help_text="Groups that may read documents without an access list of their own; empty: everyone.",
+    )
+    generation = models.BigIntegerField(default=0, editable=False)
+    access_epoch = models.BigIntegerField(default=0, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ("slug",)
+        constraints = (
+            models.CheckConstraint(
+                name="rag_collection_overlap_below_chunk",
+                condition=models.Q(chunk_overlap_tokens__lt=models.F("chunk_tokens")),
+            ),
+        )
+
+    def __str__(self) -> str:
+        return self.slug
+
+
+class DocumentState(models.TextChoices):
+    INDEXED = "indexed"
+    FAILED = "failed"
+    DELETED = "deleted", "deleted (can be restored)"
+
+
+class Document(models.Model):
+    """One document as its owner knows it. ``document_id`` is the caller's own id, unique in its collection.
+
+    ``text`` is the extracted text that the chunks' character ranges refer to. ``content_hash`` covers everything that
+    decides what is indexed, so that an unchanged document costs nothing. A deleted document keeps its row and text
+    (but no chunk) until it is purged, so that the deletion can be undone.
+    """
+
+    collection = models.ForeignKey(Collection, on_delete=models.CASCADE, related_name="documents")
+    document_id = models.CharField(max_length=512)
+    title = models.TextField(blank=True)
+    source = models.TextField(blank=True, help_text="Where it came from: a path, a file name, an address.")
+    external_url = models.TextField(null=True, blank=True)
+    media_type = models.CharField(max_length=128, default="text/plain")
+    metadata = models.JSONField(default=dict, blank=True)
+    access_groups = ArrayField(
+        models.CharField(max_length=150),
+        default=list,
+        blank=True,
+        help_text="Groups that may read it; empty: the collection's default.",
+    )
+    text = models.TextField(blank=True)
+    original = models.CharField(
+        max_length=64,
+        blank=True,
+        help_text="sha256 of the stored original file; empty for plain text, which is kept in the row.",
+    )
+    source_root = models.TextField(
+        blank=True, help_text="The indexed folder it came from: documents that vanish from there are removed."
+    )
+    offer = models.JSONField(
+        default=dict, editable=False, help_text="What its owner said of it, as offered: title, metadata, access groups."
+    )
+    revision = models.BigIntegerField(
+        default=0, editable=False, help_text="Rises with every accepted change: an older one never wins."
+    )
+    size_bytes = models.BigIntegerField(default=0)
+    content_hash = models.CharField(max_length=64, blank=True)
+    state = models.CharField(max_length=16, choices=DocumentState.choices, default=DocumentState.INDEXED)
+    failure = models.TextField(blank=True)
+    chunk_count = models.PositiveIntegerField(default=0)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+    indexed_at = models.DateTimeField(null=True, blank=True)
+    deleted_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=("collection", "document_id"), name="rag_document_id_in_collection"),
+        )
+        indexes = (
+            models.Index(fields=("collection", "state", "-updated_at"), name="rag_document_list"),
+            GinIndex(fields=("metadata",), opclasses=("jsonb_path_ops",), name="rag_document_metadata"),
+            # Whether a collection withholds anything from anybody is asked by every search.
+            models.Index(
+                fields=("collection",), condition=~models.Q(access_groups=[]), name="rag_document_with_access_list"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return self.title or self.document_id
+
+
+class Chunk(models.Model):
+    """A passage: ``document.text[start:end]``.
+
+    ``tokens`` are little-endian int32, one a position of the text search vector of title, headings and text: the
+    collection's term id, or 0 where a stop word stood. The first ``title_length`` of them come from the title and
+    headings. ``token_count`` is the number of non-zero entries: the document length of BM25.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    collection = models.ForeignKey(Collection, on_delete=models.CASCADE, related_name="chunks")
+    document = models.ForeignKey(Document, on_delete=models.CASCADE, related_name="chunks")
+    ordinal = models.PositiveIntegerField()
+    text = models.TextField()
+    heading_path = ArrayField(models.TextField(), default=list, blank=True)
+    page = models.PositiveIntegerField(null=True, blank=True)
+    start = models.PositiveIntegerField()
+    end = models.PositiveIntegerField()
+    chunking_version = models.PositiveSmallIntegerField()
+    tokens = models.BinaryField(default=b"", editable=False)
+    title_length = models.PositiveSmallIntegerField(default=0)
+    token_count = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        ordering = ("document_id", "ordinal")
+        constraints = (models.UniqueConstraint(fields=("document", "ordinal"), name="rag_chunk_ordinal_in_document"),)
+
+    def __str__(self) -> str:
+        return f"{self.document_id}#{self.ordinal}"
+
+
+class EmbeddingSpace(models.Model):
+    """What makes two vectors comparable: the model file, its pooling, prompts and normalisation."""
+
+    slug = models.CharField(max_length=128, unique=True)
+    model_name = models.CharField(max_length=200)
+    artifact_sha256 = models.CharField(max_length=64)
+    dimension = models.PositiveIntegerField()
+    max_tokens = models.PositiveIntegerField()
+    pooling = models.CharField(max_length=16, default="mean")
+    normalize = models.BooleanField(default=True)
+    query_prompt = models.TextField(blank=True)
+    document_prompt = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return self.slug
+
+
+class DocEmbedding(models.Model):
+    """One chunk's vector in one space. The collection is repeated here, so that a search reads one table."""
+
+    id = models.BigAutoField(primary_key=True)
+    chunk = models.ForeignKey(Chunk, on_delete=models.CASCADE, related_name="embeddings")
+    space = models.ForeignKey(EmbeddingSpace, on_delete=models.CASCADE, related_name="embeddings")
+    collection = models.ForeignKey(Collection, on_delete=models.CASCADE, related_name="embeddings", db_index=False)
+    embedding = VectorField()
+
+    class Meta:
+        db_table = "doc_embeddings"
+        constraints = (models.UniqueConstraint(fields=("chunk", "space"), name="doc_embeddings_chunk_space"),)
+        indexes = (models.Index(fields=("collection", "space"), name="doc_embeddings_search"),)
+
+    def __str__(self) -> str:
+        return f"chunk {self.chunk_id} in space {self.space_id}"
+
+
+class LexicalTerm(models.Model):
+    """A stem of a collection. Terms are only ever added: an unused one costs nothing."""
+
+    id = models.AutoField(primary_key=True)
+    collection = models.ForeignKey(Collection, on_delete=models.CASCADE, related_name="terms", db_index=False)
+    term = models.TextField()
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("collection", "term"), name="rag_term_in_collection"),)
+
+    def __str__(self) -> str:
+        return self.term
+
+
+class LexicalTotals(models.Model):
+    """A change of a collection's chunk and token counts.
+
+    BM25's N and average length are the sums over a collection's rows. Writers only insert, so that they never wait for
+    each other; a periodic task folds old rows into one.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    collection = models.ForeignKey(Collection, on_delete=models.CASCADE, related_name="lexical_totals")
+    chunks = models.IntegerField()
+    tokens = models.BigIntegerField()
+
+    def __str__(self) -> str:
+        return f"{self.collection_id}: {self.chunks:+} chunks, {self.tokens:+} tokens"
+
+
+class RunState(models.TextChoices):
+    PENDING = "pending"
+    RUNNING = "running"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+
+
+class IndexRun(models.Model):
+    """One run of indexing: what was offered and what became of it. The counts rise as items finish."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    collection = models.ForeignKey(Collection, on_delete=models.CASCADE, related_name="index_runs")
+    origin = models.CharField(max_length=200, help_text="What started it: command, api, upload, page.")
+    started_by = models.CharField(max_length=200)
+    state = models.CharField(max_length=16, choices=RunState.choices, default=RunState.PENDING)
+    total = models.PositiveIntegerField(default=0)
+    added = models.PositiveIntegerField(default=0)
+    changed = models.PositiveIntegerField(default=0)
+    removed = models.PositiveIntegerField(default=0)
+    unchanged = models.PositiveIntegerField(default=0)
+    failed = models.PositiveIntegerField(default=0)
+    created_at = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True, blank=True)
+    progressed_at = models.DateTimeField(default=timezone.now, editable=False)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-created_at",)
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+    @property
+    def done(self) -> int:
+        """Items that are finished, whatever became of them."""
+        return self.added + self.changed + self.removed + self.unchanged + self.failed
+
+
+class ItemState(models.TextChoices):
+    """``PENDING`` is the only state that a worker takes an item from."""
+
+    PENDING = "pending"
+    ADDED = "added"
+    CHANGED = "changed"
+    REMOVED = "removed"
+    UNCHANGED = "unchanged"
+    FAILED = "failed"
+
+
+class IndexItem(models.Model):
+    """One document of a run. Exactly one of ``text``, ``original`` and ``remove`` says what to do with it.
+
+    The id is the revision that it gives its document: an item that was accepted later wins, whenever it is worked on.
+    ``attempts`` counts how often a worker has begun with it. ``text`` is emptied when the item is done.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    run = models.ForeignKey(IndexRun, on_delete=models.CASCADE, related_name="items")
+    document_id = models.CharField(max_length=512)
+    title = models.TextField(blank=True)
+    source = models.TextField(blank=True)
+    external_url = models.TextField(null=True, blank=True)
+    media_type = models.CharField(max_length=128, blank=True)
+    metadata = models.JSONField(default=dict)
+    access_groups = ArrayField(models.CharField(max_length=150), default=list)
+    text = models.TextField(null=True, blank=True)
+    original = models.CharField(max_length=64, blank=True)
+    source_root = models.TextField(blank=True)
+    remove = models.BooleanField(default=False)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    state = models.CharField(max_length=16, choices=ItemState.choices, default=ItemState.PENDING)
+    reason = models.TextField(blank=True)
+
+    class Meta:
+        indexes = (models.Index(fields=("run", "state", "id"), name="rag_item_of_run"),)
+
+    def __str__(self) -> str:
+        return self.document_id
+
+
+class IdempotentRequest(models.Model):
+    """A request that carried an ``Idempotency-Key``, with its answer: the same request again gets the same answer.
+
+    ``status`` is 0 while the first request is being answered.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    asked_by = models.CharField(max_length=220)
+    key = models.CharField(max_length=255)
+    fingerprint = models.CharField(max_length=64)
+    status = models.PositiveSmallIntegerField(default=0)
+    body = models.JSONField(default=dict)
+    headers = models.JSONField(default=dict)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("asked_by", "key"), name="rag_idempotency_key_of_principal"),)
+        indexes = (models.Index(fields=("created_at",), name="rag_idempotency_age"),)
+
+    def __str__(self) -> str:
+        return f"{self.asked_by} {self.key}"
+
+
+class QueryLog(models.Model):
+    """What was asked and how it was answered. ``query`` is scrubbed, clear or empty, as ``RAG_QUERY_LOG`` says."""
+
+    request_id = models.UUIDField(primary_key=True)
+    occurred_at = models.DateTimeField(db_index=True)
+    collection = models.CharField(max_length=64)
+    query = models.TextField(blank=True)
+    query_hmac = models.CharField(max_length=64)
+    asked_by = models.CharField(max_length=200, help_text="user:<id>, key:<prefix> or anonymous")
+    user = models.ForeignKey(User, null=True, blank=True, on_delete=models.CASCADE)
+    snapshot = models.JSONField(help_text="Everything that decided the answer: generation, models, weights.")
+    result_count = models.PositiveIntegerField()
+    degraded = ArrayField(models.CharField(max_length=64), default=list)
+
+    class Meta:
+        ordering = ("-occurred_at",)
+
+    def __str__(self) -> str:
+        return str(self.request_id)
+
+
+class Impression(models.Model):
+    """One passage that was shown, at its position (0 first)."""
+
+    id = models.BigAutoField(primary_key=True)
+    query_log = models.ForeignKey(QueryLog, on_delete=models.CASCADE, related_name="impressions")
+    position = models.PositiveIntegerField()
+    chunk_id = models.BigIntegerField()
+    document_id = models.CharField(max_length=512)
+    content_hash = models.CharField(max_length=64)
+    start = models.PositiveIntegerField()
+    end = models.PositiveIntegerField()
+    fused_score = models.FloatField()
+
+    class Meta:
+        ordering = ("position",)
+
+    def __str__(self) -> str:
+        return f"{self.query_log_id} #{self.position}"
+
+
+class JudgedQuery(models.Model):
+    """A query of a test collection, with its judgements."""
+
+    collection = models.ForeignKey(Collection, on_delete=models.CASCADE, related_name="judged_queries")
+    query_id = models.CharField(max_length=200)
+    text = models.TextField()
+
+    class Meta:
+        ordering = ("collection", "query_id")
+        constraints = (
+            models.UniqueConstraint(fields=("collection", "query_id"), name="rag_judged_query_in_collection"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.query_id}: {self.text[:60]}"
+
+
+class Judgement(models.Model):
+    """How relevant a document is to a query. It names the document by its id, so that it outlives re-chunking."""
+
+    query = models.ForeignKey(JudgedQuery, on_delete=models.CASCADE, related_name="judgements")
+    document_id = models.CharField(max_length=512)
+    grade = models.IntegerField()
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("query", "document_id"), name="rag_judgement_of_document"),)
+
+    def __str__(self) -> str:
+        return f"{self.query_id} {self.document_id}: {self.grade}"
+
+
+class EvaluationRun(models.Model):
+    """One measurement of ranking quality, with what it was measured on."""
+
+    created_at = models.DateTimeField(auto_now_add=True)
+    collection = models.CharField(max_length=64)
+    dataset_sha256 = models.CharField(max_length=64)
+    snapshot = models.JSONField()
+    metrics = models.JSONField(help_text="{row: {metric: mean}}")
+    per_query = models.JSONField(help_text="{row: {query id: {metric: value}}}")
+    in_sample = models.BooleanField(help_text="The ranker was trained on this collection's judgements.")
+
+    class Meta:
+        ordering = ("-created_at",)
+
+    def __str__(self) -> str:
+        return f"{self.collection} {self.created_at:%Y-%m-%d %H:%M}"

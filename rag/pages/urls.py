@@ -1,0 +1,29 @@
+"""The pages of retrieval, relative to the site's root."""
+
+from django.urls import path
+from django.views.generic import RedirectView
+
+from ops.access import requires
+from ops.contracts.principal import Scope
+from rag.pages import actions, collections, documents, originals, runs, search, uploads
+
+# Until there is a chat to begin with, the front page is the search.
+_front = requires(GET=Scope.QUERY)(RedirectView.as_view(pattern_name="search", query_string=True))
+
+urlpatterns = [
+    path("", _front, name="front"),
+    path("search/", search.search_page, name="search"),
+    path("documents/", documents.document_list, name="documents"),
+    path("documents/upload/", uploads.upload, name="upload"),
+    path("documents/<int:pk>/", documents.document, name="document"),
+    path("documents/<int:pk>/original/", originals.original, name="document-original"),
+    path("documents/<int:pk>/reindex/", actions.reindex, name="document-reindex"),
+    path("documents/<int:pk>/delete/", actions.delete, name="document-delete"),
+    path("documents/<int:pk>/restore/", actions.restore, name="document-restore"),
+    path("documents/collections/", collections.collection_list, name="collections"),
+    path("documents/collections/<str:slug>/", collections.collection, name="collection"),
+    path("documents/collections/<str:slug>/delete/", collections.collection_delete, name="collection-delete"),
+    path("documents/runs/", runs.run_list, name="index-runs"),
+    path("documents/runs/<uuid:run_id>/", runs.run_detail, name="index-run"),
+    path("documents/runs/<uuid:run_id>/card/", runs.run_card, name="index-run-card"),
+]

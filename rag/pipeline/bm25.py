@@ -1,0 +1,113 @@
+"""Term statistics of the candidates, and BM25 and its kin computed from them.
+
+All of it comes from the candidates' token arrays, so a feature costs no further round trip to the database.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from rag.pipeline.types import GAP, Candidates, Float32Array, Float64Array, Int64Array, QueryTerms
+
+BM25_K1 = 1.2
+BM25_B = 0.75
+
+
+@dataclass(frozen=True)
+class TermFrequencies:
+    """How often each term occurs in each candidate, as triples in the order of (term, candidate).
+
+    terms, rows, counts: int64, shape (triples,): term id, position of the candidate, occurrences (at least 1).
+    lengths: float64, shape (n,), non-gap tokens of each candidate.
+    """
+
+    terms: Int64Array
+    rows: Int64Array
+    counts: Int64Array
+    lengths: Float64Array
+
+    @classmethod
+    def of(cls, candidates: Candidates) -> TermFrequencies:
+        n = len(candidates)
+        token_rows = np.repeat(np.arange(n), np.diff(candidates.offsets))
+        held = candidates.tokens > GAP
+        token_rows = token_rows[held]
+        keys = candidates.tokens[held] * np.int64(max(n, 1)) + token_rows
+        keys.sort()
+        starts = np.flatnonzero(np.diff(keys, prepend=-1))
+        terms, rows = np.divmod(keys[starts], max(n, 1))
+        counts = np.diff(starts, append=len(keys))
+        return cls(terms, rows, counts, np.bincount(token_rows, minlength=n).astype(np.float64))
+
+    @cached_property
+    def local_document_frequencies(self) -> Int64Array:
+        """int64, shape (triples,): how many candidates hold the triple's term."""
+        starts = np.flatnonzero(np.diff(self.terms, prepend=-1))
+        sizes = np.diff(starts, append=len(self.terms))
+        return np.repeat(sizes, sizes)
+
+    def of_terms(self, term_ids: np.typing.NDArray[np.integer]) -> Float64Array:
+        """float64, shape (n, terms): occurrences of each of `term_ids` (ascending) in each candidate."""
+        table = np.zeros((len(self.lengths), len(term_ids)))
+        column, found = look_up(self.terms, term_ids)
+        table[self.rows[found], column[found]] = self.counts[found]
+        return table
+
+
+def look_up(
+    values: np.typing.NDArray[np.integer], sorted_ids: np.typing.NDArray[np.integer]
+) -> tuple[Int64Array, np.typing.NDArray[np.bool_]]:
+    """Position of each value in `sorted_ids`, and whether it is there at all (else the position is arbitrary)."""
+    if len(sorted_ids) == 0:
+        return np.zeros(len(values), dtype=np.int64), np.zeros(len(values), dtype=np.bool_)
+    position = np.minimum(np.searchsorted(sorted_ids, values), len(sorted_ids) - 1)
+    return position, sorted_ids[position] == values
+
+
+def inverse_document_frequency(document_frequencies: np.typing.NDArray[np.generic], count: int) -> Float64Array:
+    """ln(1 + (N − df + 0.5) / (df + 0.5)), as Lucene computes it: positive even for a term in every chunk."""
+    frequencies = np.asarray(document_frequencies, dtype=np.float64)
+    return np.log1p(np.maximum(count - frequencies + 0.5, 0.0) / (frequencies + 0.5))
+
+
+def bm25_scores(query: QueryTerms, candidates: Candidates) -> Float32Array:
+    """BM25 of each candidate, float32, shape (n,): the score that the lexical retriever ranks by."""
+    frequencies = TermFrequencies.of(candidates)
+    return bm25(frequencies.of_terms(query.unique_ids), frequencies.lengths, query).astype(np.float32)
+
+
+def bm25(
+    frequencies: Float64Array,
+    lengths: Float64Array,
+    query: QueryTerms,
+    k1: float = BM25_K1,
+    b: float = BM25_B,
+) -> Float64Array:
+    """BM25 of each candidate, float64, shape (n,); a term that the query repeats counts as often.
+
+    frequencies: shape (n, terms), columns as `query.unique_ids`. Robertson and Zaragoza, The Probabilistic Relevance
+    Framework (2009), equation 3.15, times (k1 + 1).
+    """
+    weights = query.counts * inverse_document_frequency(query.document_frequencies, query.chunk_count)
+    average = query.average_length or 1.0
+    saturation = k1 * (1.0 - b + b * lengths / average)
+    return (frequencies * (k1 + 1.0) / (frequencies + saturation[:, None])) @ weights
+
+
+def dirichlet(
+    frequencies: Float64Array, lengths: Float64Array, query: QueryTerms, smoothing_lengths: float = 10.0
+) -> Float64Array:
+    """Log-likelihood ratio of the query under a Dirichlet-smoothed unigram model, float64, shape (n,).
+
+    Zhai and Lafferty, A Study of Smoothing Methods for Language Models (2004), equation 6. The collection model is
+    df / (N · average length), since df is what the collection keeps; mu is `smoothing_lengths` average lengths.
+    """
+    mu = smoothing_lengths * (query.average_length or 1.0)
+    tokens = max(query.chunk_count, 1) * (query.average_length or 1.0)
+    background = np.maximum(query.document_frequencies, 1) / tokens
+    likelihood: Float64Array = np.log1p(frequencies / (mu * background)) @ query.counts.astype(np.float64)
+    likelihood += query.counts.sum() * np.log(mu / (lengths + mu))
+    return likelihood

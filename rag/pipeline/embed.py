@@ -1,0 +1,125 @@
+"""The embed stage: a space's embedder, served by ONNX Runtime.
+
+Thread counts are set explicitly: with as many threads as cores and anything else running, each call waits for a core
+(measured with torch: 30 times slower). Query embedding uses ``RAG_EMBED_THREADS``, indexing ``RAG_INDEX_THREADS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rag.pipeline.types import Float32Array, Int64Array
+
+BATCH_TOKENS = 4096
+"""Padded tokens of one forward pass: keeps its memory under 100 MB with MiniLM and loses no speed against larger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What a vector belongs to. ``id`` is the row of `rag.models.EmbeddingSpace`, ``label`` is ``model@version``."""
+
+    id: int
+    label: str
+    dimension: int
+    max_tokens: int
+    query_prompt: str
+    document_prompt: str
+
+
+class Embedder:
+    """Text to unit vectors of one space. Safe to use from several threads at once."""
+
+    def __init__(self, space: Space, encoder: Encoder) -> None:
+        self.space = space
+        self._encoder = encoder
+
+    def embed_query(self, text: str) -> Float32Array:
+        """float32, shape (dimension,), unit length."""
+        vector: Float32Array = self._encoder.encode([self.space.query_prompt + text])[0]
+        return vector
+
+    def embed_documents(self, texts: Sequence[str]) -> Float32Array:
+        """float32, shape (len(texts), dimension), unit length, in the order of ``texts``."""
+        prompt = self.space.document_prompt
+        return self._encoder.encode([prompt + text for text in texts])
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """The model's tokens of each text, without the special ones that frame it."""
+        return self._encoder.count_tokens(texts)
+
+
+class Encoder:
+    """An ONNX sentence encoder: inputs ``input_ids`` and ``attention_mask``, output ``sentence_embedding``."""
+
+    def __init__(
+        self, model_path: Path, tokenizer_path: Path, *, dimension: int, max_tokens: int, threads: int
+    ) -> None:
+        # Tens of megabytes that processes without an embedder are spared.
+        import onnxruntime
+        from tokenizers import Tokenizer
+
+        self._dimension = dimension
+        self._tokenizer = Tokenizer.from_file(str(tokenizer_path))
+        self._tokenizer.enable_truncation(max_tokens)
+        self._tokenizer.no_padding()
+        self._counter = Tokenizer.from_file(str(tokenizer_path))
+        self._counter.no_truncation()
+        self._counter.no_padding()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # A thread that spins while it waits takes the core from the database next to it.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = onnxruntime.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, untruncated, without the special ones."""
+        return [len(encoding) for encoding in self._counter.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def encode(self, texts: Sequence[str]) -> Float32Array:
+        """float32, shape (len(texts), dimension), unit length, in the order of ``texts``.
+
+        Texts are batched by length, so that little is spent on padding. Raises `EmbeddingError`.
+        """
+        encodings = self._tokenizer.encode_batch_fast(list(texts))
+        order = sorted(range(len(texts)), key=lambda i: len(encodings[i]))
+        vectors = np.empty((len(texts), self._dimension), dtype=np.float32)
+        start = 0
+        while start < len(order):
+            end = start + 1
+            while end < len(order) and (end + 1 - start) * len(encodings[order[end]]) <= BATCH_TOKENS:
+                end += 1
+            batch = order[start:end]
+            width = max(len(encodings[batch[-1]]), 1)
+            ids = np.zeros((len(batch), width), dtype=np.int64)
+            mask = np.zeros((len(batch), width), dtype=np.int64)
+            for row, position in enumerate(batch):
+                tokens = encodings[position].ids
+                ids[row, : len(tokens)] = tokens
+                mask[row, : len(tokens)] = 1
+            vectors[batch] = self._run(ids, mask)
+            start = end
+        if not np.isfinite(vectors).all():
+            raise EmbeddingError("The embedder returned values that are not numbers.")
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit: Float32Array = vectors / np.maximum(norms, np.finfo(np.float32).tiny)
+        return unit
+
+    def _run(self, ids: Int64Array, mask: Int64Array) -> Float32Array:
+        try:
+            (output,) = self._session.run(None, {"input_ids": ids, "attention_mask": mask})
+        except Exception as error:  # ONNX Runtime raises types of its own, without a common base
+            raise EmbeddingError(f"The embedder failed: {error}") from error
+        vectors: Float32Array = output
+        expected = (len(ids), self._dimension)
+        if vectors.shape != expected:
+            raise EmbeddingError(f"The embedder returned an array of shape {vectors.shape}, not {expected}.")
+        return vectors
+
+
+class EmbeddingError(Exception):
+    """The embedder can't be loaded, or its output can't be used."""

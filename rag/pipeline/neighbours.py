@@ -1,0 +1,134 @@
+"""What the candidates say about each other: a passage is likely relevant when passages like it are.
+
+That is the cluster hypothesis, used as in Diaz, Regularizing Ad Hoc Retrieval Scores (2005): each score is drawn
+towards those of the nearest candidates. Constants were chosen on the public test collections (see the model reports).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rag.pipeline.bm25 import TermFrequencies, inverse_document_frequency
+from rag.pipeline.types import Float32Array, Float64Array, Int64Array
+
+NEIGHBOURS = 10
+SHARPNESS = 3
+"""Exponent of the similarities, so that the nearest neighbours count most."""
+LEXICAL_SHARE = 0.7
+EPSILON = np.float32(1e-6)
+
+
+def lexical_similarity(terms: TermFrequencies) -> Float32Array:
+    """Cosines of the candidates' ln(1 + tf) · idf vectors, float32, shape (n, n), zero on the diagonal.
+
+    The idf is over the candidates, not the collection: what tells them apart is what matters here, and it needs no
+    further look-up.
+    """
+    n = len(terms.lengths)
+    local_frequencies = terms.local_document_frequencies
+    weights = np.log1p(terms.counts) * inverse_document_frequency(local_frequencies, n)
+    norms = np.sqrt(np.bincount(terms.rows, weights=weights**2, minlength=n))
+    weights /= np.maximum(norms, EPSILON)[terms.rows]
+    # A term of one candidate alone adds to that candidate's norm and to no product.
+    shared = local_frequencies > 1
+    shared_terms = terms.terms[shared]
+    columns = np.cumsum(np.diff(shared_terms, prepend=-1) != 0) - 1
+    vectors = np.zeros((n, columns[-1] + 1 if len(columns) else 0), dtype=np.float32)
+    vectors[terms.rows[shared], columns] = weights[shared]
+    return _products(vectors)
+
+
+def embedding_similarity(embeddings: Float32Array) -> Float32Array:
+    """Cosines of the embeddings less their mean, negative ones as 0, float32, (n, n), zero on the diagonal.
+
+    All candidates resemble the query and so each other; taking off what they share leaves what sets them apart.
+    """
+    if len(embeddings) == 0:
+        return np.zeros((0, 0), dtype=np.float32)
+    centred = embeddings - embeddings.mean(axis=0)
+    centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), EPSILON)
+    return np.maximum(_products(centred), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """Which candidates belong together: the chunks of a document are no neighbours of each other.
+
+    Their likeness (they overlap, and share the title) would only repeat what each of them says.
+
+    codes: int64, shape (n,): each candidate's document as 0 … count − 1.
+    """
+
+    codes: Int64Array
+    count: int
+
+    @classmethod
+    def of(cls, document_ids: Int64Array) -> Documents:
+        unique, codes = np.unique(document_ids, return_inverse=True)
+        return cls(codes, len(unique))
+
+    def best(self, scores: Float64Array) -> Float64Array:
+        """Highest score of each document's candidates, float64, shape (count,)."""
+        order = np.argsort(self.codes, kind="stable")
+        best: Float64Array = np.maximum.reduceat(scores[order], self._starts(order)) if self.count else scores
+        return best
+
+    def nearest(self, similarity: Float32Array) -> Float32Array:
+        """Each candidate's similarity to the likest candidate of each document, 0 for its own: (n, count).
+
+        `similarity` is symmetric, shape (n, n).
+        """
+        if not self.count:
+            return similarity
+        order = np.argsort(self.codes, kind="stable")
+        # Whole rows are reduced, which is ten times as fast as reducing within them.
+        rows = np.maximum.reduceat(similarity[order], self._starts(order), axis=0)
+        nearest: Float32Array = np.ascontiguousarray(rows.T)
+        nearest[np.arange(len(self.codes)), self.codes] = 0
+        return nearest
+
+    def _starts(self, order: Int64Array) -> Int64Array:
+        return np.flatnonzero(np.diff(self.codes[order], prepend=-1))
+
+
+def neighbour_weights(lexical: Float32Array, dense: Float32Array) -> Float32Array:
+    """Each candidate's weights over the documents nearest to it, float32, shape (n, documents).
+
+    Both similarities as `Documents.nearest` gives them. Rows sum to 1, or to 0 where no document is like it.
+    """
+    affinity: Float32Array = LEXICAL_SHARE * _unit_spread(lexical) + (1 - LEXICAL_SHARE) * _unit_spread(dense)
+    documents = affinity.shape[1]
+    if documents > NEIGHBOURS:
+        least = np.partition(affinity, documents - NEIGHBOURS, axis=1)[:, documents - NEIGHBOURS, None]
+        affinity *= affinity >= least
+    affinity **= SHARPNESS
+    affinity /= np.maximum(affinity.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return affinity
+
+
+def likeness_to_best(nearest: Float32Array, scores: Float64Array, documents: Documents, best: int) -> Float64Array:
+    """Mean similarity to the `best` highest scored documents, weighted by score, float64, shape (n,).
+
+    nearest: as `Documents.nearest` gives it; scores: shape (documents,). A candidate of one of these documents is
+    compared with the others only: its likeness to itself says nothing.
+    """
+    chosen = np.zeros(len(scores))
+    top = np.argsort(-scores, kind="stable")[:best]
+    chosen[top] = np.maximum(scores[top], EPSILON)
+    likeness: Float64Array = (nearest @ chosen) / np.maximum(chosen.sum() - chosen[documents.codes], EPSILON)
+    return likeness
+
+
+def _products(vectors: Float32Array) -> Float32Array:
+    products = vectors @ vectors.T
+    np.fill_diagonal(products, 0)
+    return products
+
+
+def _unit_spread(similarity: Float32Array) -> Float32Array:
+    """Divided by the standard deviation over all pairs, so that two kinds of similarity weigh alike."""
+    if similarity.size == 0:
+        return similarity
+    return similarity / np.float32(max(float(similarity.std()), float(EPSILON)))

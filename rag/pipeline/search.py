@@ -1,0 +1,251 @@
+"""The query pipeline, read from top to bottom: it composes, times and records, and computes nothing itself."""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from django.conf import settings
+
+from ops.api.problems import as_problem
+from ops.contracts.principal import Principal
+from ops.contracts.stage import PIPELINE_STAGES, Recording, recording, stage
+from rag.pipeline import cache
+from rag.pipeline.candidates import read_candidates
+from rag.pipeline.database import hot_cursor
+from rag.pipeline.dense import retrieve_dense
+from rag.pipeline.eligible import Eligibility
+from rag.pipeline.embed import EmbeddingError
+from rag.pipeline.features import extract
+from rag.pipeline.fusion import fuse
+from rag.pipeline.lexical import read_query, retrieve_lexical
+from rag.pipeline.ltr import Ranker, SimpleRanker
+from rag.pipeline.query import SearchRequest, validate
+from rag.pipeline.rankers import ranker_for
+from rag.pipeline.results import page_of, read_results
+from rag.pipeline.scored import ScoredCandidates
+from rag.pipeline.snapshot import PipelineSnapshot, Resolved, resolve
+from rag.pipeline.types import (
+    Candidates,
+    FeatureMatrix,
+    Float32Array,
+    Float64Array,
+    FusedScores,
+    FusionWeights,
+    QueryTerms,
+)
+from rag.query_log import record_failure, record_search
+from rag.spaces import load_embedder
+
+__all__ = ["SearchRequest", "search"]
+
+logger = logging.getLogger(__name__)
+
+CACHE_FAULT = "Redis does not answer."
+
+
+@dataclass(slots=True)
+class Progress:
+    """What one search has found out about itself so far."""
+
+    request_id: str
+    cache: str = "none"
+    degraded: dict[str, str] = field(default_factory=dict)
+    """What could not be used, in the order it was missed, and why."""
+
+    def degrade(self, part: str, reason: str) -> None:
+        self.degraded.setdefault(part, reason)
+
+
+def search(request: SearchRequest, principal: Principal, *, request_id: str | None = None) -> dict[str, Any]:
+    """The answer of ``POST /rag/query2``.
+
+    Raises `ops.contracts.problems.Problem`: `InvalidRequest`, `NotFound`, or `Unavailable` when nothing is live.
+    """
+    request = validate(request)
+    progress = Progress(request_id or str(uuid.uuid4()))
+    with recording() as timings:
+        try:
+            with stage("pipeline"):
+                resolved = resolve(request.collection or "", principal)
+                body = _cached_answer(request, resolved.snapshot, progress) or _answer(request, resolved, progress)
+        except Exception as error:
+            record_failure(request, progress.request_id, timings.durations_ms, principal, as_problem(error).status)
+            raise
+        answer = _envelope(request, resolved.snapshot, progress, timings) | {
+            name: value for name, value in body.items() if name != "impressions"
+        }
+    answer["timings"] = {f"{name}_ms": round(timings.durations_ms.get(name, 0.0), 3) for name in PIPELINE_STAGES}
+    record_search(answer, body["impressions"], resolved.snapshot, principal)
+    return answer
+
+
+def score(
+    query: str, filters: dict[str, Any], resolved: Resolved, progress: Progress
+) -> tuple[ScoredCandidates, QueryTerms, Candidates]:
+    """Everything before fusion, uncached: embed → retrieve → features → ltr.
+
+    Without its embedder a query is answered by words alone, without its ranker by the simple one; ``progress`` says so.
+    """
+    snapshot = resolved.snapshot
+    with stage("embed"):
+        query_embedding = _embed(query, resolved, progress)
+    with stage("retrieval"), hot_cursor() as cursor:
+        eligibility = Eligibility(snapshot.groups, filters)
+        terms = read_query(cursor, snapshot, query)
+        dense = retrieve_dense(cursor, snapshot, eligibility, query_embedding)
+        lexical = retrieve_lexical(cursor, snapshot, eligibility, terms)
+        candidates = read_candidates(cursor, snapshot, dense, lexical, query_embedding)
+    with stage("feature"):
+        features = extract(terms, candidates)
+    with stage("ltr"):
+        ranker, fault = _ranker(resolved, progress)
+        ltr_scores = ranker.score(features)
+    scored = ScoredCandidates(
+        chunk_ids=candidates.chunk_ids,
+        document_ids=candidates.document_ids,
+        distances=candidates.distances,
+        dense_ranks=candidates.dense_ranks,
+        lexical_ranks=candidates.lexical_ranks,
+        features=features.values,
+        ltr_scores=ltr_scores,
+        ranker=ranker.kind,
+        safeguard=fault,
+    )
+    return scored, terms, candidates
+
+
+def fuse_scores(snapshot: PipelineSnapshot, scored: ScoredCandidates) -> FusedScores:
+    """The fusion stage, with the snapshot's weights."""
+    with stage("fusion"):
+        return fuse(
+            scored.chunk_ids,
+            scored.ltr_scores,
+            1.0 - scored.distances,
+            FusionWeights(snapshot.ltr_weight, snapshot.conceptual_weight),
+        )
+
+
+def _embed(query: str, resolved: Resolved, progress: Progress) -> Float32Array:
+    """The query's embedding: zeros, to which nothing is near, when the embedder can't be used."""
+    try:
+        return load_embedder(resolved.embedder).embed_query(query)
+    except EmbeddingError as error:
+        logger.warning("A query is answered by its words alone: %s", error)
+        progress.degrade("embed", str(error))
+        return np.zeros(resolved.snapshot.space.dimension, dtype=np.float32)
+
+
+def _ranker(resolved: Resolved, progress: Progress) -> tuple[Ranker, str | None]:
+    """The live ranker, or the simple one and why it stands in."""
+    if "embed" in progress.degraded:
+        return SimpleRanker(), "Without the query's embedding only its words can be ranked by."
+    ranker, fault = ranker_for(resolved.ranker)
+    if fault is not None:
+        progress.degrade("ltr", fault)
+    return ranker, fault
+
+
+def _answer(request: SearchRequest, resolved: Resolved, progress: Progress) -> dict[str, Any]:
+    """The part of an answer that the response cache keeps."""
+    snapshot = resolved.snapshot
+    scored = _cached_scores(request, snapshot, progress)
+    if scored is None:
+        scored, _, _ = score(request.query, dict(request.filters), resolved, progress)
+        if not progress.degraded:
+            _keep("feature", snapshot.feature_key(request), scored.to_bytes(), progress)
+    fused = fuse_scores(snapshot, scored)
+    contributions = _explain(scored, resolved, progress) if request.explain else None
+    with hot_cursor() as cursor:
+        page = page_of(fused, scored, request)
+        results, impressions = read_results(cursor, page, scored, fused, request, contributions)
+    body = {
+        "results": results,
+        "ranker": scored.ranker,
+        "safeguard": scored.safeguard,
+        "impressions": impressions,
+    }
+    if not progress.degraded:
+        _keep("full", snapshot.response_key(request), json.dumps(body).encode(), progress)
+    return body
+
+
+def _explain(scored: ScoredCandidates, resolved: Resolved, progress: Progress) -> Float64Array | None:
+    """What made each LTR score, as `Ranker.explain`; ``None`` when the ranker that scored can't be used here."""
+    features = FeatureMatrix(resolved.snapshot.feature_schema_version, scored.features)
+    with stage("ltr"):
+        if scored.ranker == SimpleRanker.kind:
+            return SimpleRanker().explain(features)
+        ranker, fault = ranker_for(resolved.ranker)
+        if fault is None:
+            return ranker.explain(features)
+    progress.degrade("ltr", fault)
+    return None
+
+
+def _cached_answer(request: SearchRequest, snapshot: PipelineSnapshot, progress: Progress) -> dict[str, Any] | None:
+    found = _look_up("full", snapshot.response_key(request), progress)
+    if found is None:
+        return None
+    progress.cache = "full"
+    body: dict[str, Any] = json.loads(found)
+    return body
+
+
+def _cached_scores(request: SearchRequest, snapshot: PipelineSnapshot, progress: Progress) -> ScoredCandidates | None:
+    found = _look_up("feature", snapshot.feature_key(request), progress)
+    if found is None:
+        return None
+    progress.cache = "feature"
+    return ScoredCandidates.from_bytes(found)
+
+
+_TTL_SETTING = {"full": "RAG_RESPONSE_CACHE_TTL_S", "feature": "RAG_FEATURE_CACHE_TTL_S"}
+
+
+def _look_up(name: cache.CacheName, key: str, progress: Progress) -> bytes | None:
+    if not getattr(settings, _TTL_SETTING[name]):
+        return None
+    try:
+        return cache.get(name, key)
+    except cache.CacheUnavailableError:
+        progress.degrade("cache", CACHE_FAULT)
+        return None
+
+
+def _keep(name: cache.CacheName, key: str, value: bytes, progress: Progress) -> None:
+    ttl_s = getattr(settings, _TTL_SETTING[name])
+    if not ttl_s:
+        return
+    try:
+        cache.put(name, key, value, ttl_s)
+    except cache.CacheUnavailableError:
+        progress.degrade("cache", CACHE_FAULT)
+
+
+def _envelope(
+    request: SearchRequest, snapshot: PipelineSnapshot, progress: Progress, timings: Recording
+) -> dict[str, Any]:
+    """What surrounds the results: who asked what, and what decided the answer."""
+    return {
+        "request_id": progress.request_id,
+        "query": request.query,
+        "top_k": request.top_k,
+        "collection": snapshot.collection,
+        "results": [],
+        "fusion_weights": {"ltr": snapshot.ltr_weight, "conceptual": snapshot.conceptual_weight},
+        "fusion_weights_version": snapshot.weights_version,
+        "feature_schema_version": snapshot.feature_schema_version,
+        "models": {"embedder": snapshot.space.label, "ltr": snapshot.ranker_label},
+        "ranker": snapshot.ranker_kind,
+        "safeguard": None,
+        "variant": "stable",
+        "retrieval_mode": snapshot.retrieval_mode,
+        "cache": progress.cache,
+        "degraded": list(progress.degraded),
+        "timings": {},
+    }

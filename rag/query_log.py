@@ -1,0 +1,154 @@
+"""The query log: what was asked, and which passages were shown at which place. Feedback refers to it.
+
+Only a keyed hash of the text identifies a query elsewhere (logs, traces, the performance store). The text itself is
+kept here alone, as ``RAG_QUERY_LOG`` says: ``scrubbed`` of personal data, ``clear``, or with no row at all (``off``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.utils import timezone
+
+from ops.contracts.principal import Principal, PrincipalKind
+from ops.instrumentation.batch import BatchWriter
+from ops.instrumentation.performance import PerformanceRow, record_query
+from ops.scrub import scrub
+from rag.models import Impression, QueryLog
+from rag.pipeline.query import SearchRequest
+from rag.pipeline.snapshot import PipelineSnapshot
+
+BUFFER_SEARCHES = 2_000
+"""A search with 10 impressions takes about 4 kB here."""
+
+_ROWS_PER_DELETE = 5_000
+
+
+def query_hmac(query: str) -> str:
+    """The keyed hash by which a query is known outside of the query log: 64 hexadecimal digits."""
+    return hmac.new(_key(), query.encode(), hashlib.sha256).hexdigest()
+
+
+def record_search(
+    answer: dict[str, Any], impressions: list[dict[str, Any]], snapshot: PipelineSnapshot, principal: Principal
+) -> None:
+    """Note a search in the performance store and, unless it is off, in the query log. Never waits for the database."""
+    now = timezone.now()
+    digest = query_hmac(answer["query"])
+    results = answer["results"]
+    record_query(
+        PerformanceRow(
+            occurred_at=now,
+            request_id=answer["request_id"],
+            query_hmac=digest,
+            collection=snapshot.collection,
+            variant=answer["variant"],
+            mode=snapshot.retrieval_mode,
+            cache=answer["cache"],
+            status=200,
+            degraded=answer["degraded"],
+            result_count=len(results),
+            top_score=results[0]["fused_score"] if results else None,
+            timings_ms={name: duration_ms for name, duration_ms in answer["timings"].items() if duration_ms},
+            weights_version=snapshot.weights_version,
+            ltr_version=snapshot.ranker_label,
+            embedder_version=snapshot.space.label,
+            key_prefix=_key_prefix(principal),
+        )
+    )
+    if settings.RAG_QUERY_LOG == "off":
+        return
+    log = QueryLog(
+        request_id=UUID(answer["request_id"]),
+        occurred_at=now,
+        collection=snapshot.collection,
+        query=scrub(answer["query"]) if settings.RAG_QUERY_LOG == "scrubbed" else answer["query"],
+        query_hmac=digest,
+        asked_by=_asked_by(principal),
+        user_id=principal.user_id,
+        snapshot=snapshot.as_dict(),
+        result_count=len(results),
+        degraded=answer["degraded"],
+    )
+    _writer().add((log, [Impression(query_log=log, **impression) for impression in impressions]))
+
+
+def record_failure(
+    request: SearchRequest, request_id: str, timings_ms: Mapping[str, float], principal: Principal, status: int
+) -> None:
+    """Note in the performance store a search that ended in an error; nothing when the error is the caller's.
+
+    ``timings_ms``: stage to milliseconds, of the stages that ran.
+    """
+    if status < 500:
+        return
+    record_query(
+        PerformanceRow(
+            occurred_at=timezone.now(),
+            request_id=request_id,
+            query_hmac=query_hmac(request.query),
+            collection=request.collection or "",
+            variant="stable",
+            mode=settings.RAG_RETRIEVAL_MODE,
+            cache="none",
+            status=status,
+            timings_ms={f"{name}_ms": duration_ms for name, duration_ms in timings_ms.items()},
+            key_prefix=_key_prefix(principal),
+        )
+    )
+
+
+def purge(now: datetime) -> int:
+    """Delete what is older than ``RAG_QUERY_LOG_RETENTION_DAYS``; how many searches that were."""
+    limit = now - timedelta(days=settings.RAG_QUERY_LOG_RETENTION_DAYS)
+    purged = 0
+    while True:
+        old = list(QueryLog.objects.filter(occurred_at__lt=limit).values_list("pk", flat=True)[:_ROWS_PER_DELETE])
+        if not old:
+            return purged
+        QueryLog.objects.filter(pk__in=old).delete()
+        purged += len(old)
+
+
+def _key_prefix(principal: Principal) -> str | None:
+    return principal.name if principal.kind is PrincipalKind.API_KEY else None
+
+
+def _asked_by(principal: Principal) -> str:
+    return {PrincipalKind.USER: f"user:{principal.user_id}", PrincipalKind.API_KEY: f"key:{principal.name}"}.get(
+        principal.kind, principal.name
+    )
+
+
+def _write(rows: Sequence[tuple[QueryLog, list[Impression]]]) -> None:
+    with transaction.atomic():
+        # A batch comes again when the connection broke after its commit, and users may have gone meanwhile.
+        written = set(QueryLog.objects.filter(pk__in={log.pk for log, _ in rows}).values_list("pk", flat=True))
+        users = {None, *User.objects.filter(pk__in={log.user_id for log, _ in rows}).values_list("pk", flat=True)}
+        fresh = {log.pk: (log, shown) for log, shown in rows if log.pk not in written and log.user_id in users}
+        QueryLog.objects.bulk_create([log for log, _ in fresh.values()])
+        Impression.objects.bulk_create([one for _, shown in fresh.values() for one in shown], batch_size=5_000)
+
+
+@cache
+def _writer() -> BatchWriter[tuple[QueryLog, list[Impression]]]:
+    return BatchWriter(
+        "rag_querylog",
+        _write,
+        interval_ms=settings.OPS_PERFORMANCE_FLUSH_INTERVAL_MS,
+        capacity=BUFFER_SEARCHES,
+    )
+
+
+@cache
+def _key() -> bytes:
+    return hmac.new(settings.SECRET_KEY.encode(), b"zenglow.query_hmac", hashlib.sha256).digest()

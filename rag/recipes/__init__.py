@@ -1,0 +1,1 @@
+"""How the models that ship, or that an installation makes for itself, are made."""
