@@ -1,0 +1,1 @@
+"""Assembles ZenGlow: settings, routes, servers and the embedded stack."""

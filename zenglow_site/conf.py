@@ -1,0 +1,112 @@
+"""Environment variables of the site: where it runs, its stores, its secret."""
+
+from pathlib import Path
+
+from ops.contracts.env import Kind, Variable, declare
+
+declare(
+    Variable(
+        "ZENGLOW_ENV",
+        Kind.STRING,
+        "Stage of this deployment; sets the defaults of other variables.",
+        default="local",
+        choices=("local", "staging", "prod"),
+    ),
+    Variable(
+        "ZENGLOW_DATA_DIR",
+        Kind.PATH,
+        "Folder for data, sockets, logs and uploaded originals. Default: var/ beside manage.py.",
+        default=Path(__file__).resolve().parent.parent / "var",
+    ),
+    Variable("ZENGLOW_HOST", Kind.STRING, "Address that the server listens on.", default="127.0.0.1"),
+    Variable(
+        "ZENGLOW_PORT",
+        Kind.INTEGER,
+        "Port that the server listens on.",
+        default=8000,
+        minimum=1,
+        maximum=65_535,
+    ),
+    Variable(
+        "ZENGLOW_ALLOWED_HOSTS",
+        Kind.LIST,
+        "Host names that the server answers to, besides loopback names.",
+        default=(),
+    ),
+    Variable(
+        "ZENGLOW_TRUSTED_ORIGINS",
+        Kind.LIST,
+        "Origins (https://host) whose pages may post to this server, for a proxy that terminates TLS.",
+        default=(),
+    ),
+    Variable(
+        "ZENGLOW_SECURE_COOKIES",
+        Kind.BOOLEAN,
+        "Serve pages over HTTPS only: secure cookies, redirect to HTTPS, HSTS.",
+        default=False,
+        stage_defaults={"prod": True},
+    ),
+    Variable(
+        "ZENGLOW_SECRET_KEY",
+        Kind.STRING,
+        "Secret that signs sessions and keys the hashes of API keys: 50 random characters or more. "
+        "The embedded profile makes one in its data folder.",
+        secret=True,
+        required_when="DATABASE_URL",
+    ),
+    Variable(
+        "DATABASE_URL",
+        Kind.URL,
+        "PostgreSQL with pgvector, as postgres://user:password@host:port/name. Unset: the embedded profile.",
+        secret=True,
+    ),
+    Variable("REDIS_HOST", Kind.STRING, "Host of the Redis server.", required_when="DATABASE_URL"),
+    Variable(
+        "REDIS_PORT",
+        Kind.INTEGER,
+        "Port of the Redis server, usually 6379.",
+        minimum=1,
+        maximum=65_535,
+        required_when="DATABASE_URL",
+    ),
+    Variable("REDIS_PASSWORD", Kind.STRING, "Password of the Redis server.", secret=True),
+    Variable(
+        "CELERY_BROKER_URL",
+        Kind.URL,
+        "Message broker of the background work. Default: the Redis server.",
+        secret=True,
+    ),
+    Variable(
+        "DATABASE_POOL_MAX_SIZE",
+        Kind.INTEGER,
+        "Most database connections of one process.",
+        default=16,
+        minimum=1,
+        maximum=1000,
+    ),
+    Variable(
+        "DATABASE_CONNECT_TIMEOUT_S",
+        Kind.INTEGER,
+        "Longest wait for a database connection, in seconds.",
+        default=5,
+        minimum=1,
+        maximum=60,
+    ),
+    Variable(
+        "DATABASE_ANSWER_TIMEOUT_S",
+        Kind.INTEGER,
+        "Longest wait of the web server for the answer to one statement, in seconds; then the request ends with 503. "
+        "Commands and background work wait for as long as it takes.",
+        default=30,
+        minimum=1,
+        maximum=3600,
+    ),
+    Variable(
+        "ZENGLOW_WORKER_PROCESSES",
+        Kind.INTEGER,
+        "Background worker processes that `make run` starts.",
+        default=1,
+        minimum=1,
+        maximum=64,
+    ),
+)

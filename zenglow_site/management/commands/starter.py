@@ -1,0 +1,58 @@
+"""``manage.py starter``: a new installation's first collection, ZenGlow's own documentation and code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+
+from ops.contracts.principal import SYSTEM
+from rag.collections import create_collection
+from rag.ingest import service
+from rag.ingest.folders import FolderOffers
+from rag.management.indexing import IndexingCommand, worker_answers
+from rag.models import Collection, IndexRun, RunState
+from zenglow_site.environment import BASE_DIR
+
+ORIGIN = "starter"
+SOURCES = ("README.md", "docs", "ops", "models_registry", "rag", "zenglow_site")
+ATTEMPTS_TO_REACH_A_WORKER = 30
+"""Of about a second each: the worker starts together with this command."""
+
+
+class Command(IndexingCommand):
+    help = "Index ZenGlow's own documentation and code, unless something was indexed here before."
+
+    def handle(self, **options: Any) -> None:
+        run = self._unfinished() or (self._start() if self._is_new() else None)
+        if run is None:
+            return
+        try:
+            self.see_through(run, in_process=not self._worker_comes())
+        except KeyboardInterrupt:
+            return  # the run stays as it is: the workers go on with it, now or after the next start
+
+    def _unfinished(self) -> IndexRun | None:
+        run = IndexRun.objects.filter(origin=ORIGIN, state=RunState.RUNNING).first()
+        if run is not None:
+            service.enqueue_run(run.id)
+            self.stdout.write("Indexing ZenGlow's own documentation and code goes on.")
+        return run
+
+    def _is_new(self) -> bool:
+        """Whether nothing was ever indexed: a run that is still pending was cut off before it knew what to do."""
+        others = Collection.objects.exclude(slug=settings.RAG_DEFAULT_COLLECTION)
+        return not (IndexRun.objects.exclude(state=RunState.PENDING).exists() or others.exists())
+
+    def _start(self) -> IndexRun:
+        slug = settings.RAG_DEFAULT_COLLECTION
+        collection = Collection.objects.filter(slug=slug).first() or create_collection(
+            slug, SYSTEM, title="ZenGlow's documentation and code", split_identifiers=True
+        )
+        self.stdout.write("Indexing ZenGlow's own documentation and code; the server can be used meanwhile.")
+        self.stdout.flush()
+        offers = FolderOffers([BASE_DIR / source for source in SOURCES if (BASE_DIR / source).exists()])
+        return service.start_run(collection, offers, SYSTEM, ORIGIN, roots=offers.roots)
+
+    def _worker_comes(self) -> bool:
+        return any(worker_answers() for _ in range(ATTEMPTS_TO_REACH_A_WORKER))

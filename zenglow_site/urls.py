@@ -1,0 +1,22 @@
+"""Every route. Each view declares the scope it needs; a test walks this table."""
+
+from django.contrib import admin
+from django.urls import include, path
+
+from models_registry.api.health import ModelsHealthView
+
+handler400 = "ops.api.problems.bad_request"
+handler403 = "ops.api.problems.forbidden"
+handler404 = "ops.api.problems.not_found"
+handler500 = "ops.api.problems.server_error"
+
+urlpatterns = [
+    path("rag/fusion/", include("models_registry.api.weights_urls")),
+    path("registry/", include("models_registry.api.urls")),
+    path("health/models", ModelsHealthView.as_view(), name="health-models"),
+    path("rag/", include("rag.api.urls")),
+    path("", include("ops.api.urls")),
+    path("", include("zenglow_site.accounts")),
+    path("", include("rag.pages.urls")),
+    path("admin/", admin.site.urls),
+]
