@@ -1,0 +1,28 @@
+"""What the benchmarks share: a data folder of their own, with the stores up and the shipped models live."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+DATA_DIR = Path(__file__).resolve().parent.parent / "var" / "bench"
+
+
+def prepare() -> None:
+    """Start the embedded stack on the benchmarks' own data, migrate and seed; Django is usable afterwards."""
+    os.environ.setdefault("ZENGLOW_DATA_DIR", str(DATA_DIR))
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "zenglow_site.settings")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import django
+
+    django.setup()
+    from django.conf import settings
+    from django.core.management import call_command
+
+    from models_registry.seeding import seed
+    from zenglow_site.embedded.stack import EmbeddedStack
+
+    if settings.ZENGLOW_EMBEDDED:
+        EmbeddedStack(settings.ZENGLOW_DATA_DIR).ensure()
+    call_command("migrate", verbosity=0)
+    seed(print)
