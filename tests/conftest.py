@@ -1,0 +1,89 @@
+"""The stores that every test uses: the real embedded PostgreSQL and Redis, and the models that ship."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+from django.core.cache import cache
+from pytest_django import DjangoDbBlocker
+
+from models_registry import seeding
+from models_registry.live import view
+from models_registry.models import GLOBAL_SCOPE, Deployment, Slot
+from ops.instrumentation.batch import forget_all, hold_all
+from rag.pipeline import cache as pipeline_cache
+from rag.seeding import PACKAGED_EMBEDDER, export_embedder, packaged_embedder_folder, register_embedder
+from rag.spaces import space_of
+from zenglow_site.embedded.stack import EmbeddedStack
+
+
+@pytest.fixture(scope="session")
+def embedded_stack() -> EmbeddedStack:
+    """The running stack of the tests' data folder. It is left running: the next test run finds it warm."""
+    stack = EmbeddedStack(settings.ZENGLOW_DATA_DIR)
+    stack.ensure()
+    return stack
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(
+    embedded_stack: EmbeddedStack, django_db_modify_db_settings_parallel_suffix: None
+) -> None:
+    """Start the stores before pytest-django makes this process's database."""
+
+
+@pytest.fixture(scope="session")
+def exported_embedder() -> Path:
+    """The packaged embedder as ONNX: exported once for all test processes and runs on this data folder."""
+    folder = settings.ZENGLOW_DATA_DIR / "exported-embedder"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (settings.ZENGLOW_DATA_DIR / "exported-embedder.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "export.json").exists():
+            export_embedder(packaged_embedder_folder(), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker, exported_embedder: Path) -> None:
+    """This process's database holds the live models from the start; a test's own transaction sees them."""
+    with django_db_blocker.unblock():
+        seed_models(exported_embedder)
+
+
+def seed_models(exported: Path) -> None:
+    """What `manage.py seed` does, with the export that the tests share."""
+    register_embedder(PACKAGED_EMBEDDER, exported, "tests")
+    seeding.seed(lambda line: None)
+    view.expire()
+    # Its row must outlast the test that first needs it, as processes remember its id.
+    space_of(view.model(Slot.EMBEDDER, GLOBAL_SCOPE))
+
+
+@pytest.fixture
+def live_models(db: None, exported_embedder: Path) -> None:
+    """The shipped models, live. A test with transactions of its own empties the tables: then they are seeded again."""
+    if not Deployment.objects.exists():
+        seed_models(exported_embedder)
+    view.expire()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _rows_are_written_on_request() -> Iterator[None]:
+    """No thread writes beside a test's transaction; a test that wants the rows calls ``flush``."""
+    hold_all()
+    yield
+    forget_all()
+
+
+@pytest.fixture
+def empty_cache(embedded_stack: EmbeddedStack) -> Iterator[None]:
+    """This test process's own part of Redis, empty before and after, and not left alone for an earlier fault."""
+    pipeline_cache._skip_until = 0.0
+    cache.clear()
+    yield
+    cache.clear()

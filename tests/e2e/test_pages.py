@@ -1,0 +1,255 @@
+"""The pages as a person uses them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from tests.e2e.conftest import Backstage, OpenBrowser, Visitor
+
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+
+TEA = "# Tea\n\n## Brewing\n\nGreen tea is brewed with water of seventy degrees, for two minutes.\n"
+COFFEE = "# Coffee\n\nAn espresso is brewed under nine bars of pressure within half a minute.\n"
+ATTACK = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>"
+PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+
+STRICT_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "font-src 'self'",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+    )
+)
+
+DROP = """
+([name, text]) => {
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([text], name, { type: "text/markdown" }));
+  for (const kind of ["dragenter", "dragover", "drop"]) {
+    document.body.dispatchEvent(new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer: transfer }));
+  }
+}
+"""
+
+
+def ask(page: Page, query: str) -> None:
+    page.get_by_role("searchbox", name="Search for").fill(query)
+    page.keyboard.press("Enter")
+
+
+class TestSearch:
+    def test_an_answer_arrives_without_a_new_page(self, visitor: Visitor, backstage: Backstage) -> None:
+        backstage.add({"tea.md": TEA, "coffee.md": COFFEE})
+        page = visitor.open("/search/")
+        page.evaluate("window.sameDocument = true")
+        expect(page.get_by_role("searchbox", name="Search for")).to_be_focused()
+        ask(page, "espresso")
+        expect(page.get_by_role("article")).to_have_count(2)
+        expect(page.locator("article mark").first).to_have_text("espresso")
+        expect(page).to_have_title("espresso · ZenGlow")
+        expect(page.locator("#announcement")).to_have_text("2 results")
+        assert page.evaluate("window.sameDocument")
+        assert "q=espresso" in page.url
+
+    def test_the_address_leads_to_the_same_answer_and_back_again(self, visitor: Visitor, backstage: Backstage) -> None:
+        backstage.add({"tea.md": TEA})
+        page = visitor.open("/search/")
+        ask(page, "tea")
+        expect(page.get_by_role("article")).to_have_count(1)
+        ask(page, "brewed water")
+        expect(page).to_have_title("brewed water · ZenGlow")
+        page.reload()
+        expect(page.get_by_role("searchbox", name="Search for")).to_have_value("brewed water")
+        page.go_back()
+        expect(page.get_by_role("searchbox", name="Search for")).to_have_value("tea")
+        expect(page.get_by_role("article")).to_have_count(1)
+
+    def test_another_collection_asks_again(self, visitor: Visitor, backstage: Backstage) -> None:
+        backstage.add({"tea.md": TEA}, collection="leaves")
+        backstage.add({"coffee.md": COFFEE}, collection="beans")
+        page = visitor.open("/search/?q=brewed&collection=leaves")
+        expect(page.get_by_role("article").get_by_role("heading")).to_have_text("Tea")
+        page.get_by_role("search").get_by_label("Collection").select_option("beans")
+        expect(page.get_by_role("article").get_by_role("heading")).to_have_text("Coffee")
+        assert "collection=beans" in page.url
+
+    def test_keys_reach_everything(self, visitor: Visitor, backstage: Backstage) -> None:
+        backstage.add({"tea.md": TEA, "coffee.md": COFFEE})
+        page = visitor.open("/search/?q=brewed")
+        links = page.locator("[data-result-link]")
+        box = page.get_by_role("searchbox", name="Search for")
+        page.keyboard.press("j")
+        expect(links.nth(0)).to_be_focused()
+        page.keyboard.press("j")
+        expect(links.nth(1)).to_be_focused()
+        page.keyboard.press("k")
+        page.keyboard.press("/")
+        expect(box).to_be_focused()
+        expect(box).to_have_value("brewed")
+        page.keyboard.press("ArrowDown")
+        expect(links.nth(0)).to_be_focused()
+        page.keyboard.press("k")
+        expect(box).to_be_focused()
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Enter")
+        expect(page.locator("#passage")).to_be_in_viewport()
+
+    def test_a_refusal_stands_where_the_results_would(self, open_browser: OpenBrowser, backstage: Backstage) -> None:
+        backstage.add({"tea.md": TEA})
+        visitor = open_browser()
+        page = visitor.open("/search/?q=tea")
+        ask(page, "x" * 9000)
+        expect(page.locator("#results").get_by_role("alert")).to_contain_text("At most 8000 characters")
+        assert visitor.faults  # the browser notes the answer's status
+        visitor.faults.clear()
+
+    def test_a_lost_server_is_told(self, open_browser: OpenBrowser, backstage: Backstage) -> None:
+        backstage.add({"tea.md": TEA})
+        visitor = open_browser()
+        page = visitor.open("/search/")
+        page.route("**/search/*", lambda route: route.abort())
+        ask(page, "tea")
+        expect(page.locator("#toasts")).to_contain_text("The server can't be reached")
+        page.get_by_role("button", name="Dismiss").click()
+        expect(page.locator("#toasts .toast")).to_have_count(0)
+        visitor.faults.clear()
+
+
+class TestDocuments:
+    def test_chosen_files_are_sent_indexed_and_listed(
+        self, visitor: Visitor, backstage: Backstage, tmp_path: Any
+    ) -> None:
+        (tmp_path / "tea.md").write_text(TEA)
+        (tmp_path / "broken.pdf").write_text("no pdf")
+        page = visitor.open("/documents/")
+        page.get_by_role("link", name="Add documents").click()
+        dialog = page.get_by_role("dialog", name="Add documents")
+        dialog.get_by_label("Files").set_input_files([tmp_path / "tea.md", tmp_path / "broken.pdf"])
+        dialog.get_by_role("button", name="Add", exact=True).click()
+        tray = page.get_by_role("region", name="Uploads")
+        expect(tray).to_contain_text("Indexing 2 documents")
+        backstage.work_off()
+        expect(tray).to_contain_text("1 added, 1 failed")
+        expect(tray).to_contain_text("not a PDF file in spite of its name")
+        expect(page.get_by_role("link", name="Tea", exact=True)).to_be_visible()
+        expect(page.get_by_role("row", name="broken.pdf")).to_contain_text("Failed")
+
+    def test_a_dropped_file_can_be_found_moments_later(self, visitor: Visitor, backstage: Backstage) -> None:
+        page = visitor.open("/search/")
+        expect(page.get_by_text("Nothing to search yet")).to_be_visible()
+        page.evaluate(DROP, ["tea.md", TEA])
+        expect(page.get_by_role("region", name="Uploads")).to_contain_text("Indexing 1 document")
+        backstage.work_off()
+        expect(page.get_by_text("1 document to search in default")).to_be_visible()
+        ask(page, "how hot is the water for tea")
+        expect(page.get_by_role("article")).to_have_count(1)
+
+    def test_dragging_files_shows_where_they_go(self, visitor: Visitor, backstage: Backstage) -> None:
+        backstage.add({"tea.md": TEA}, collection="leaves")
+        page = visitor.open("/search/?collection=leaves")
+        page.evaluate(DROP.replace('["dragenter", "dragover", "drop"]', '["dragenter"]'), ["tea.md", TEA])
+        expect(page.get_by_text("Drop to add to “leaves”")).to_be_visible()
+        page.evaluate(DROP.replace('["dragenter", "dragover", "drop"]', '["dragleave"]'), ["tea.md", TEA])
+        expect(page.get_by_text("Drop to add to “leaves”")).to_be_hidden()
+
+    def test_a_deletion_is_undone_from_the_toast(self, visitor: Visitor, backstage: Backstage) -> None:
+        backstage.add({"tea.md": TEA, "coffee.md": COFFEE})
+        page = visitor.open("/documents/")
+        page.get_by_label("Actions for Tea").click()
+        page.get_by_role("button", name="Delete").click()
+        expect(page.get_by_role("row", name="Tea")).to_contain_text("Deleted")
+        expect(page.locator("#toasts")).to_contain_text("“Tea” was deleted.")
+        page.locator("#toasts").get_by_role("button", name="Undo").click()
+        expect(page.locator("#toasts .toast")).to_have_count(0)
+        backstage.work_off()
+        expect(page.get_by_role("row", name="Tea")).to_contain_text("Indexed")
+
+    def test_words_narrow_the_list_while_they_are_typed(self, visitor: Visitor, backstage: Backstage) -> None:
+        backstage.add({"tea.md": TEA, "coffee.md": COFFEE})
+        page = visitor.open("/documents/")
+        page.get_by_role("searchbox", name="Title, id or source").press_sequentially("coff")
+        expect(page.locator("tbody tr")).to_have_count(1)
+        expect(page.get_by_role("searchbox", name="Title, id or source")).to_be_focused()
+
+    def test_a_menu_closes_with_escape_and_by_leaving_it(self, visitor: Visitor, backstage: Backstage) -> None:
+        backstage.add({"tea.md": TEA})
+        page = visitor.open("/documents/")
+        summary = page.get_by_label("Actions for Tea")
+        summary.click()
+        expect(page.get_by_role("button", name="Delete")).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("button", name="Delete")).to_be_hidden()
+        expect(summary).to_be_focused()
+        summary.click()
+        page.get_by_role("heading", name="Documents").click()
+        expect(page.get_by_role("button", name="Delete")).to_be_hidden()
+
+
+class TestLook:
+    def test_the_colours_follow_the_system_until_somebody_chooses(
+        self, open_browser: OpenBrowser, backstage: Backstage
+    ) -> None:
+        page = open_browser(color_scheme="dark").open("/search/")
+        expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+        page.get_by_role("button", name="Switch to light colours").click()
+        expect(page.locator("html")).to_have_attribute("data-theme", "light")
+        page.reload()
+        expect(page.locator("html")).to_have_attribute("data-theme", "light")
+
+    @pytest.mark.parametrize("options", [PHONE, {"viewport": {"width": 1280, "height": 860}}], ids=["phone", "desk"])
+    def test_no_page_is_wider_than_the_screen(
+        self, open_browser: OpenBrowser, backstage: Backstage, options: dict[str, Any]
+    ) -> None:
+        long = "unbreakable" * 30
+        backstage.add({f"{long}.py": f"def {long}(): pass\n", "tea.md": f"# {long}\n\n{long}\n"}, metadata={long: long})
+        visitor = open_browser(**options)
+        page = visitor.open("/search/?q=unbreakable&explain=1")
+        pages = [
+            f"/search/?q={long}&explain=1",
+            "/search/",
+            "/documents/",
+            page.locator("[data-result-link]").first.get_attribute("href"),
+            "/documents/collections/",
+            "/documents/collections/default/",
+            "/documents/runs/",
+            "/documents/upload/",
+            "/sign-in/",
+        ]
+        for address in pages:
+            visitor.open(str(address))
+            page.evaluate("for (const one of document.querySelectorAll('details:not(.menu)')) one.open = true")
+            assert page.evaluate("document.documentElement.scrollWidth") <= options["viewport"]["width"], address
+        visitor.open("/search/")
+        page.get_by_role("button", name="Add documents").click()
+        dialog = page.get_by_role("dialog", name="Add documents")
+        assert dialog.evaluate("(element) => element.scrollWidth <= element.clientWidth")
+
+
+class TestSafety:
+    def test_the_pages_need_nothing_that_a_strict_policy_forbids(
+        self, open_browser: OpenBrowser, backstage: Backstage
+    ) -> None:
+        backstage.add({"tea.md": TEA, f"{ATTACK.replace('/', '')}.txt": ATTACK}, title=ATTACK, metadata={"a": ATTACK})
+        visitor = open_browser()
+
+        def enforce(route: Route) -> None:
+            response = route.fetch()
+            route.fulfill(response=response, headers={**response.headers, "content-security-policy": STRICT_POLICY})
+
+        visitor.page.route("**/*", enforce)
+        page = visitor.open("/search/?q=script+alert&explain=1")
+        ask(page, "tea script")
+        expect(page.get_by_role("article")).to_have_count(2)
+        page.locator("[data-result-link]").first.click()
+        expect(page.locator("#passage")).to_be_visible()
+        for address in ("/documents/", "/documents/collections/", "/documents/runs/", "/sign-in/"):
+            visitor.open(address)
+            expect(page.get_by_role("heading", level=1)).to_be_visible()

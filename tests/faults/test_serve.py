@@ -1,0 +1,167 @@
+"""The life of `manage.py serve`: started, stopped, killed, started again; and every way in which it must not start."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+from tests.serving import Zenglow, all_gone, many_documents
+from zenglow_site.embedded.processes import wait_until
+
+pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("serve")]
+
+MakeZenglow = Callable[..., Zenglow]
+
+DOCUMENTS = {
+    "owls": "Owls hunt at night. Their feathers are made so that they fly without a sound.",
+    "bees": "Bees dance to tell each other where flowers are. The angle of the dance is that to the sun.",
+    "whales": "Whales sing over hundreds of kilometres. Their songs change from year to year.",
+}
+
+
+def test_ctrl_c_ends_all_of_it_and_the_next_start_finds_its_data(make_zenglow: MakeZenglow) -> None:
+    zenglow = make_zenglow()
+    zenglow.start()
+    assert zenglow.finished(zenglow.index(DOCUMENTS))["added"] == len(DOCUMENTS)
+    assert {"postgres", "redis-server"} <= {process.name() for process in zenglow.family()}
+
+    # A second one on the same data is told where the first is, and leaves it alone.
+    second = zenglow.run("serve")
+    assert second.returncode == 2
+    assert f"already runs on the data in {zenglow.data_dir} (process {zenglow.process.pid}" in second.stderr
+    assert f"at http://127.0.0.1:{zenglow.port}" in second.stderr
+    assert "Traceback" not in second.stderr
+    stopping = zenglow.run("stack", "stop")
+    assert stopping.returncode == 2
+    assert f"ZenGlow runs on these stores (process {zenglow.process.pid}" in stopping.stderr
+
+    run = zenglow.index(many_documents())
+    zenglow.is_in_the_middle_of(run)
+    family = zenglow.family()
+    assert zenglow.end(signal.SIGINT) == 0
+    assert zenglow.lines[-2:] == ["Stopping …", "Stopped."]
+    assert all_gone(family)
+    assert zenglow.family() == []
+
+    zenglow.start()
+    assert zenglow.query("silent flight").body["results"][0]["document_id"] == "owls"
+    # What was cut off goes on; it does not look like documents that kill their workers.
+    assert zenglow.finished(run)["failed"] == 0
+    with psycopg.connect(zenglow.stack.postgres.dsn("zenglow")) as connection:
+        assert connection.execute("SELECT max(attempts) FROM rag_indexitem").fetchone() == (1,)
+    # Nothing had to be done again, and nobody is shown a log.
+    assert [line for line in zenglow.lines[: zenglow.lines.index("")] if line] == [
+        "Starting PostgreSQL and Redis …",
+        "Starting the web server and the worker …",
+    ]
+    assert zenglow.end(signal.SIGTERM) == 0
+    assert zenglow.family() == []
+
+
+def test_it_takes_over_from_one_that_was_killed(make_zenglow: MakeZenglow) -> None:
+    zenglow = make_zenglow()
+    zenglow.start()
+    zenglow.finished(zenglow.index(DOCUMENTS))
+    stores = {zenglow.stack.postgres.process_id(), zenglow.stack.redis.process_id()}
+    ours = [zenglow.web, zenglow.worker, *zenglow.worker.children(recursive=True)]
+
+    assert zenglow.end(signal.SIGKILL) == -signal.SIGKILL
+    assert all(process.is_running() for process in ours[:2]), "its children outlive it, which is what is tried here"
+
+    zenglow.start()
+    assert "Ending what an earlier run left behind …" in zenglow.lines
+    assert all_gone(ours)
+    assert {zenglow.stack.postgres.process_id(), zenglow.stack.redis.process_id()} == stores, "used again"
+    assert zenglow.query("dance of bees").body["results"][0]["document_id"] == "bees"
+    assert zenglow.end() == 0
+    assert zenglow.family() == []
+
+
+def test_it_starts_nothing_when_the_port_is_taken(make_zenglow: MakeZenglow) -> None:
+    zenglow = make_zenglow(is_new=True)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", zenglow.port))
+        listener.listen()
+        refused = zenglow.run("serve")
+    assert refused.returncode == 2
+    assert refused.stderr.strip().splitlines() == [
+        f"CommandError: 127.0.0.1:{zenglow.port} can't be used (Address already in use). "
+        f"Choose another port: make run PORT={zenglow.port + 1}"
+    ]
+    assert refused.stdout == ""
+    assert zenglow.family() == []
+    assert not (zenglow.data_dir / "postgres").exists()
+
+
+@pytest.mark.parametrize("moment", ["Starting PostgreSQL and Redis …", "Migrating the database …"])
+def test_it_can_be_stopped_while_it_starts(moment: str, make_zenglow: MakeZenglow) -> None:
+    zenglow = make_zenglow(is_new=True)
+    zenglow.launch()
+    zenglow.wait_for_line(moment)
+    family = zenglow.family()
+    assert zenglow.end(signal.SIGTERM) == 0
+    assert all_gone(family)
+    assert zenglow.family() == []
+    assert "Traceback" not in zenglow.output
+
+
+def test_a_first_start_that_was_stopped_halfway_is_completed_by_the_next(make_zenglow: MakeZenglow) -> None:
+    zenglow = make_zenglow(is_new=True)
+    scratch = zenglow.data_dir.parent / "scratch"
+    scratch.mkdir()
+    zenglow.variables["TMPDIR"] = str(scratch)
+    zenglow.launch()
+    zenglow.wait_for_line("Exporting the embedder")
+    assert wait_until(lambda: any("onnx_export" in " ".join(p.cmdline()) for p in zenglow.family()), 30)
+    family = zenglow.family()
+    assert zenglow.end(signal.SIGTERM) == 0
+    assert all_gone(family)
+    assert zenglow.family() == []
+    assert list(scratch.glob("zenglow-export-*")) == [], "the half-made export is gone"
+    assert "Traceback" not in zenglow.output
+
+    zenglow.start()
+    shown = [line.split()[-1] for line in zenglow.lines if "Password:" in line]
+    assert len(shown) == 1
+    # The password was shown this once: no log has it, and neither has the next start.
+    assert not any(shown[0] in log.read_text(errors="replace") for log in (zenglow.data_dir / "log").iterdir())
+    zenglow.wait_for_line("Indexing ZenGlow's own documentation and code")
+    assert zenglow.end() == 0
+    assert zenglow.family() == []
+
+    zenglow.start()
+    assert "Password:" not in zenglow.output
+    zenglow.wait_for_line("Indexing ZenGlow's own documentation and code")
+    assert zenglow.end() == 0
+
+
+def test_it_wants_keys_when_others_can_reach_it(make_zenglow: MakeZenglow) -> None:
+    zenglow = make_zenglow(ZENGLOW_HOST="0.0.0.0")
+    zenglow.start()
+    assert "apikey create" in zenglow.output
+
+    refused = zenglow.query("anything")
+    assert (refused.status, refused.headers["Content-Type"]) == (401, "application/problem+json")
+    assert refused.headers["WWW-Authenticate"].startswith("Bearer")
+    page = zenglow.call("/search/", Accept="text/html")
+    assert (page.status, page.headers["Location"]) == (302, "/sign-in/?next=/search/")
+    assert zenglow.call("/health/live").status == 200
+
+    made = zenglow.run("apikey", "create", "test", "--scope", "query", "--quiet")
+    assert made.returncode == 0, made.stderr
+    assert zenglow.query("anything", X_API_Key=made.stdout.strip()).status == 200
+    assert zenglow.query("anything", X_API_Key=made.stdout.strip(), Host="zenglow.example").status == 200
+    assert zenglow.end() == 0
+
+
+def test_it_ends_with_a_message_where_its_folder_cannot_be_used(make_zenglow: MakeZenglow) -> None:
+    zenglow = make_zenglow(is_new=True)
+    zenglow.data_dir.touch()
+    refused = zenglow.run("serve")
+    assert refused.returncode == 2
+    assert "choose another folder for the data" in refused.stderr
+    assert "Traceback" not in refused.stderr

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from django.db import connection
+from django.test import Client
+from pytest_django.fixtures import Settings
+
+from ops import health_checks
+from ops.api import views
+from ops.contracts.health import HealthCheck, Report, State
+from ops.contracts.principal import Scope
+from ops.health import HealthMonitor
+
+WELL = HealthCheck("well", lambda: Report(State.OK, "fine"), critical=True)
+
+
+def monitor(*checks: HealthCheck, timeout_s: float = 10, cache_s: float = 0) -> HealthMonitor:
+    return HealthMonitor(timeout_s=timeout_s, cache_s=cache_s, checks=lambda: checks)
+
+
+class TestMonitor:
+    @pytest.mark.parametrize(
+        ("state", "critical", "overall"),
+        [
+            (State.OK, True, State.OK),
+            (State.DEGRADED, True, State.DEGRADED),
+            (State.FAILED, False, State.DEGRADED),
+            (State.FAILED, True, State.FAILED),
+        ],
+    )
+    def test_it_fails_only_with_a_critical_check(self, state: State, critical: bool, overall: State) -> None:
+        readiness = monitor(WELL, HealthCheck("other", lambda: Report(state), critical)).readiness()
+        assert readiness.state is overall
+        assert [finding.state for finding in readiness.findings] == [State.OK, state]
+
+    def test_it_tells_an_exception_by_its_type_alone(self) -> None:
+        def ask() -> Report:
+            raise RuntimeError("password=hunter2")
+
+        finding = monitor(HealthCheck("broken", ask, critical=True)).readiness().findings[0]
+        assert (finding.state, finding.detail) == (State.FAILED, "RuntimeError")
+
+    def test_it_reports_a_check_that_hangs_and_asks_it_no_second_time(self) -> None:
+        release, asked = threading.Event(), []
+
+        def hang() -> Report:
+            asked.append(1)
+            release.wait(30)
+            return Report(State.OK)
+
+        monitoring = monitor(WELL, HealthCheck("hanging", hang, critical=True), timeout_s=0.05)
+        for _ in range(3):
+            readiness = monitoring.readiness()
+            assert readiness.state is State.FAILED
+            assert "No answer" in readiness.findings[1].detail
+            assert readiness.findings[0].state is State.OK
+        assert len(asked) == 1
+        release.set()
+        deadline = threading.Event()
+        for _ in range(200):
+            if monitoring.readiness().state is State.OK:
+                break
+            deadline.wait(0.02)
+        else:
+            pytest.fail("It did not recover.")
+
+    def test_it_reuses_an_answer(self) -> None:
+        asked: list[int] = []
+
+        def ask() -> Report:
+            asked.append(1)
+            return Report(State.OK)
+
+        monitoring = monitor(HealthCheck("counted", ask, critical=True), cache_s=3600)
+        assert monitoring.readiness() is monitoring.readiness()
+        assert len(asked) == 1
+
+    def test_it_knows_since_when_a_state_lasts(self) -> None:
+        state = State.OK
+        monitoring = monitor(HealthCheck("changing", lambda: Report(state), critical=True))
+        first = monitoring.readiness().findings[0].since
+        assert monitoring.readiness().findings[0].since == first
+        state = State.FAILED
+        second = monitoring.readiness().findings[0].since
+        assert second > first
+        assert monitoring.readiness().findings[0].since == second
+
+
+@pytest.mark.django_db
+class TestChecks:
+    def test_postgresql_tells_its_version_and_that_of_pgvector(self) -> None:
+        report = health_checks.check_postgresql()
+        assert report.state is State.OK
+        assert "pgvector" in report.detail or "vector " in report.detail
+
+    def test_postgresql_fails_when_it_is_away(self, settings: Settings) -> None:
+        port = connection.settings_dict["PORT"]
+        connection.settings_dict["PORT"] = "1"
+        try:
+            with pytest.raises(psycopg.OperationalError):
+                health_checks.check_postgresql()
+        finally:
+            connection.settings_dict["PORT"] = port
+
+    def test_redis_answers(self) -> None:
+        assert health_checks.check_redis().state is State.OK
+
+    def test_a_missing_worker_degrades(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(health_checks, "WORKER_PATIENCE_S", 0.05)
+        report = health_checks.check_workers()
+        assert report.state is State.DEGRADED
+        assert "No worker" in report.detail
+
+    @pytest.mark.parametrize(
+        ("free", "state"), [(10 * 1024**3, State.OK), (1024**3, State.DEGRADED), (1024**2, State.FAILED)]
+    )
+    def test_the_disk_is_judged_by_what_is_left(self, monkeypatch: pytest.MonkeyPatch, free: int, state: State) -> None:
+        usage = type("Usage", (), {"total": 100 * 1024**3, "free": free})
+        monkeypatch.setattr(health_checks.shutil, "disk_usage", lambda path: usage)
+        assert health_checks.check_disk().state is state
+
+    def test_the_disk_of_this_machine_can_be_read(self) -> None:
+        assert "GiB" in health_checks.check_disk().detail
+
+
+@pytest.mark.django_db(transaction=True)
+def test_migrations_that_are_not_applied_fail() -> None:
+    assert health_checks.check_migrations().state is State.OK
+    name = "0002_query_performance"
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM django_migrations WHERE app = 'ops' AND name = %s", [name])
+        try:
+            report = health_checks.check_migrations()
+        finally:
+            cursor.execute("INSERT INTO django_migrations (app, name, applied) VALUES ('ops', %s, now())", [name])
+    assert report.state is State.FAILED
+    assert "ops.0002_query_performance" in report.detail
+
+
+@pytest.mark.django_db
+@pytest.mark.urls("tests.ops.probe_urls")
+class TestReadyRoute:
+    @pytest.fixture(autouse=True)
+    def _own_monitor(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.checks: list[HealthCheck] = [WELL]
+        own = HealthMonitor(timeout_s=10, cache_s=0, checks=lambda: tuple(self.checks))
+        monkeypatch.setattr(views, "health_monitor", lambda: own)
+
+    def test_it_tells_strangers_names_and_states_only(self, keys_on: None, remote: Client) -> None:
+        response = remote.get("/health/ready")
+        assert response.status_code == 200
+        assert response.json() == {"status": "ok", "checks": [{"name": "well", "state": "ok"}]}
+
+    def test_it_tells_operators_everything(self, keys_on: None, remote: Client, key_with: Callable[..., str]) -> None:
+        response = remote.get("/health/ready", headers={"x-api-key": key_with(Scope.OPS_READ)})
+        check: dict[str, Any] = response.json()["checks"][0]
+        assert set(check) == {"name", "state", "detail", "critical", "latency_ms", "since"}
+        assert check["detail"] == "fine"
+
+    def test_it_answers_503_when_a_critical_check_failed(self, keys_on: None, remote: Client) -> None:
+        self.checks.append(HealthCheck("lost", lambda: Report(State.FAILED), critical=True))
+        response = remote.get("/health/ready")
+        assert (response.status_code, response.json()["status"]) == (503, "failed")
+        assert response.headers["Retry-After"]

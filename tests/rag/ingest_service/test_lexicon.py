@@ -1,0 +1,198 @@
+"""What a term is: names and their parts, PostgreSQL's lexemes, term ids."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from django.db import connection
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rag.lexicon import (
+    MAX_TITLE_TOKENS,
+    Passage,
+    allocate_terms,
+    decode_terms,
+    encode_passages,
+    encode_query,
+    heading_text,
+    lexical_text,
+    tokenize,
+)
+from rag.models import Collection, LexicalTerm
+from rag.pipeline.types import UNKNOWN
+
+NAMES = {
+    "userId": "userId user Id",
+    "user_id": "userid user id",
+    "__init__": "__init__",
+    "HTTPServer": "HTTPServer HTTP Server",
+    "parse_HTTPHeader2": "parseHTTPHeader2 parse HTTP Header2",
+    "utf8 sha256": "utf8 sha256",
+    "os.path": "os.path os path",
+    "os.path.joinAll": "os.path.joinAll os path joinAll join All",
+    "self.first_name = 3.14": "self.firstname self firstname first name 3.14 3 14",
+    "rag/ingest/writer.py": "rag ingest writer.py writer py",
+    "List<String> a-b": "List String a b",
+    "été_chaud ÉtéChaud": "étéchaud été chaud ÉtéChaud Été Chaud",
+    "x" * 200 + "Y": "x" * 200 + "Y",
+    "": "",
+    "___ ...": "___",
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), NAMES.items())
+def test_it_writes_a_name_and_its_parts(text: str, expected: str) -> None:
+    assert lexical_text(text, split_identifiers=True) == expected
+
+
+def test_it_leaves_prose_as_it_is() -> None:
+    assert lexical_text("A <b>userId</b>, kept.", split_identifiers=False) == "A <b>userId</b>, kept."
+
+
+@given(st.text(max_size=300))
+def test_it_keeps_every_letter_and_digit_of_a_name(text: str) -> None:
+    words = lexical_text(text, split_identifiers=True).split(" ")
+    joined = "".join(words)
+    assert {c for c in text if c.isalnum()} == {c for c in joined if c.isalnum()}
+    assert all(words) or text == "" or words == [""]
+
+
+@given(st.from_regex(r"[a-z]{1,8}(_[a-z]{1,8}){1,4}", fullmatch=True))
+def test_it_makes_both_ways_of_writing_a_name_meet(snake: str) -> None:
+    first, *rest = snake.split("_")
+    camel = first + "".join(part.capitalize() for part in rest)
+    whole = lexical_text(snake, split_identifiers=True).split(" ")[0]
+    assert whole == camel.lower()
+    assert lexical_text(camel, split_identifiers=True).split(" ")[0].lower() == whole
+
+
+@pytest.mark.django_db
+class TestTokenize:
+    def test_it_stems_and_leaves_gaps_for_stop_words(self) -> None:
+        with connection.cursor() as cursor:
+            assert tokenize(cursor, "english", ["the running dogs of a war", "", "Dogs"]) == [
+                ["", "run", "dog", "", "", "war"],
+                [],
+                ["dog"],
+            ]
+
+    def test_it_counts_more_occurrences_than_a_tsvector_holds(self) -> None:
+        with connection.cursor() as cursor:
+            (lexemes,) = tokenize(cursor, "simple", ["word " * 1000])
+        assert lexemes == ["word"] * 1000
+
+    def test_it_numbers_more_positions_than_a_tsvector_has(self) -> None:
+        words = [f"w{number}" for number in range(20_000)]
+        with connection.cursor() as cursor:
+            (lexemes,) = tokenize(cursor, "simple", [" ".join(words)])
+        assert lexemes == words
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "a" * 3_000_000,
+            "é" * 70_000 + " tail",
+            "nul\0byte",
+            "lone \ud800 surrogate",
+            "<" * 50_000,
+            "a/" * 60_000,
+            "x-" * 60_000,
+            "\u0301" * 5000,
+        ],
+        ids=["one word of 3 MB", "long word", "nul", "surrogate", "tags", "path", "hyphens", "marks"],
+    )
+    def test_it_takes_hostile_text(self, text: str) -> None:
+        with connection.cursor() as cursor:
+            tokenize(cursor, "english", [text, lexical_text(text, split_identifiers=True)])
+
+    @given(st.lists(st.text(max_size=200), max_size=5))
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_it_gives_a_text_the_same_lexemes_alone_and_in_a_batch(self, texts: list[str]) -> None:
+        with connection.cursor() as cursor:
+            together = tokenize(cursor, "english", texts)
+            assert together == [tokenize(cursor, "english", [text])[0] for text in texts]
+
+
+@pytest.mark.django_db
+class TestTerms:
+    def test_it_encodes_headings_first_and_stop_words_as_zero(self) -> None:
+        collection = Collection.objects.create(slug="c")
+        with connection.cursor() as cursor:
+            (terms,) = encode_passages(
+                cursor,
+                [Passage(heading_text("The Dogs", ["Of war"]), "Running the dogs")],
+                collection_id=collection.id,
+                configuration="english",
+                split_identifiers=False,
+            )
+        ids = dict(LexicalTerm.objects.filter(collection=collection).values_list("term", "id"))
+        assert set(ids) == {"dog", "war", "run"}
+        assert terms.term_ids.tolist() == [0, ids["dog"], 0, ids["war"], ids["run"], 0, ids["dog"]]
+        assert (terms.title_length, terms.count) == (4, 4)
+        unique, counts = terms.frequencies()
+        assert dict(zip(unique.tolist(), counts.tolist(), strict=True)) == {
+            ids["dog"]: 2,
+            ids["war"]: 1,
+            ids["run"]: 1,
+        }
+        assert decode_terms(terms.to_bytes()).tolist() == terms.term_ids.tolist()
+        assert terms.to_bytes()[4:8] == ids["dog"].to_bytes(4, "little")
+
+    def test_it_trims_an_endless_title(self) -> None:
+        collection = Collection.objects.create(slug="c")
+        with connection.cursor() as cursor:
+            (terms,) = encode_passages(
+                cursor,
+                [Passage("title " * 5000, "body")],
+                collection_id=collection.id,
+                configuration="english",
+                split_identifiers=False,
+            )
+        assert terms.title_length == MAX_TITLE_TOKENS
+        assert len(terms.term_ids) == MAX_TITLE_TOKENS + 1
+
+    def test_it_reads_a_query_without_adding_terms(self) -> None:
+        collection, other = (Collection.objects.create(slug=slug) for slug in ("c", "d"))
+        with connection.cursor() as cursor:
+            ids = allocate_terms(cursor, collection.id, ["dog"])
+            allocate_terms(cursor, other.id, ["cat"])
+            encoded = encode_query(
+                cursor,
+                "the dogs and cats",
+                collection_id=collection.id,
+                configuration="english",
+                split_identifiers=False,
+            )
+        assert encoded.tolist() == [0, ids["dog"], 0, UNKNOWN]
+        assert encoded.dtype == np.int32
+        assert LexicalTerm.objects.count() == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_it_allocates_each_term_once_under_concurrent_writers() -> None:
+    collection = Collection.objects.create(slug="c")
+    barrier = threading.Barrier(4)
+    results: list[dict[str, int]] = []
+
+    def write(start: int) -> None:
+        try:
+            barrier.wait(10)
+            for step in range(20):
+                words = [f"w{number}" for number in range(start + step, start + step + 200)]
+                with connection.cursor() as cursor:
+                    results.append(allocate_terms(cursor, collection.id, words[::-1] if start % 2 else words))
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=write, args=(start,)) for start in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(results) == 80
+    stored = dict(LexicalTerm.objects.values_list("term", "id"))
+    assert len(stored) == 222
+    assert all(stored[term] == number for ids in results for term, number in ids.items())

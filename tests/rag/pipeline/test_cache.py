@@ -1,0 +1,114 @@
+"""The caches' Redis: stopped, stuck, full, or holding what somebody else wrote."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from rag.pipeline import cache
+from rag.pipeline.cache import CacheUnavailableError
+from tests.embedded.support import temporary_place
+from zenglow_site.embedded.redis import EmbeddedRedis
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.fixture
+def server(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedRedis]:
+    """A Redis of the test's own, which the caches use."""
+    monkeypatch.setattr(cache, "RETRY_AFTER_S", 0.0)
+    monkeypatch.setattr(cache, "_skip_until", 0.0)
+    with temporary_place() as place:
+        own = EmbeddedRedis(place / "redis", elsewhere=place / "elsewhere", short_base=place)
+        own.ensure()
+        settings.CACHES = {"default": {**settings.CACHES["default"], "LOCATION": own.url(0)}}
+        yield own
+        own.stop()
+
+
+def outcomes() -> dict[str, float]:
+    return {
+        sample.labels["outcome"]: sample.value
+        for metric in cache.LOOKUPS.collect()
+        for sample in metric.samples
+        if sample.name.endswith("_total") and sample.labels["cache"] == "feature"
+    }
+
+
+def test_it_keeps_bytes_for_a_while(server: EmbeddedRedis) -> None:
+    before = outcomes()
+    assert cache.get("feature", "a") is None
+    cache.put("feature", "a", b"\x00\xff123", 60)
+    assert cache.get("feature", "a") == b"\x00\xff123"
+    assert cache.get("full", "a") is None
+    with redis.Redis.from_url(server.url(0)) as client:
+        (key,) = client.keys()
+        assert 0 < client.ttl(key) <= 60
+    assert {name: outcomes()[name] - before.get(name, 0) for name in ("hit", "miss")} == {"hit": 1, "miss": 1}
+
+
+def test_entries_of_another_format_are_not_read(server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.put("feature", "a", b"old", 60)
+    monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
+    assert cache.get("feature", "a") is None
+
+
+def test_a_stopped_redis_is_said_to_be_unavailable_and_used_again_when_it_is_back(server: EmbeddedRedis) -> None:
+    cache.put("feature", "a", b"kept", 60)
+    server.stop()
+    before = outcomes().get("unavailable", 0)
+    with pytest.raises(CacheUnavailableError):
+        cache.get("feature", "a")
+    with pytest.raises(CacheUnavailableError):
+        cache.put("feature", "a", b"new", 60)
+    assert outcomes()["unavailable"] == before + 1
+    server.ensure()
+    assert cache.get("feature", "a") == b"kept"
+
+
+def test_a_stuck_redis_costs_one_timeout_and_is_then_left_alone(
+    server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "RETRY_AFTER_S", 3600.0)
+    process_id = server.process_id()
+    assert process_id is not None
+    os.kill(process_id, signal.SIGSTOP)
+    try:
+        with pytest.raises(CacheUnavailableError):
+            cache.get("feature", "a")
+    finally:
+        os.kill(process_id, signal.SIGCONT)
+    # Redis answers again, but nobody asks it yet.
+    with pytest.raises(CacheUnavailableError):
+        cache.get("feature", "a")
+    monkeypatch.setattr(cache, "_skip_until", 0.0)
+    assert cache.get("feature", "a") is None
+
+
+def test_a_redis_that_refuses_to_write_is_unavailable_for_writing(server: EmbeddedRedis) -> None:
+    with redis.Redis.from_url(server.url(0)) as client:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", "1")
+    with pytest.raises(CacheUnavailableError):
+        cache.put("feature", "a", b"value", 60)
+    assert cache.get("feature", "a") is None
+
+
+def test_what_somebody_else_wrote_never_runs_as_code(server: EmbeddedRedis, tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "exploded"),)
+
+    cache.put("feature", "a", b"value", 60)
+    with redis.Redis.from_url(server.url(0)) as client:
+        (key,) = client.keys()
+        client.set(key, pickle.dumps(Bomb()))
+    assert cache.get("feature", "a") is None
+    assert not (tmp_path / "exploded").exists()

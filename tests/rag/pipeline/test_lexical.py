@@ -1,0 +1,190 @@
+"""BM25 inside PostgreSQL against two others on the same tokens: the package bm25s, and the formula written out."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import bm25s
+import pytest
+
+from rag.models import Collection, EmbeddingSpace
+from rag.pipeline.database import hot_cursor
+from rag.pipeline.eligible import Eligibility
+from rag.pipeline.lexical import read_query, retrieve_lexical
+from rag.pipeline.types import GAP, UNKNOWN
+from tests.rag.ingest_service.support import make_space
+from tests.rag.pipeline.support import corpus_of, lexemes_of, put, remove, snapshot_of
+
+SAMPLE = Path(__file__).resolve().parents[3] / "rag" / "evaluation" / "sample"
+EVERYTHING = Eligibility(None, {})
+
+Scorer = Callable[[Sequence[Sequence[str]], Sequence[str]], list[float]]
+
+pytestmark = pytest.mark.django_db
+
+
+def sample(name: str) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (SAMPLE / name).read_text(encoding="utf-8").splitlines()]
+
+
+QUERIES = [query["text"] for query in sample("queries.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def indexed(module_transaction: None) -> tuple[Collection, EmbeddingSpace]:
+    collection, space = Collection.objects.create(slug="sample"), make_space()
+    for document in sample("corpus.jsonl"):
+        # A document of several paragraphs is one of several chunks.
+        put(collection, space, document["_id"], *document["text"].split("\n\n"), title=document["title"])
+    return collection, space
+
+
+def retrieve(collection: Collection, space: EmbeddingSpace, query: str, depth: int = 100) -> list[int]:
+    snapshot = snapshot_of(collection, space, candidate_depth=depth)
+    with hot_cursor() as cursor:
+        found = retrieve_lexical(cursor, snapshot, EVERYTHING, read_query(cursor, snapshot, query))
+    return found.tolist()
+
+
+def by_formula(corpus: Sequence[Sequence[str]], query: Sequence[str]) -> list[float]:
+    average = sum(map(len, corpus)) / len(corpus)
+    scores = []
+    for document in corpus:
+        score = 0.0
+        for term in query:
+            df = sum(term in other for other in corpus)
+            idf = math.log(1 + (len(corpus) - df + 0.5) / (df + 0.5))
+            tf = document.count(term)
+            score += idf * tf * 2.2 / (tf + 1.2 * (0.25 + 0.75 * len(document) / average))
+        scores.append(score)
+    return scores
+
+
+def by_package(corpus: Sequence[Sequence[str]], query: Sequence[str]) -> list[float]:
+    index = bm25s.BM25(method="lucene", k1=1.2, b=0.75)
+    index.index([list(document) for document in corpus], show_progress=False)
+    known = [term for term in query if term in index.vocab_dict]
+    return index.get_scores(known).tolist() if known else [0.0] * len(corpus)
+
+
+def assert_same_best(collection: Collection, space: EmbeddingSpace, queries: Sequence[str], scorer: Scorer) -> None:
+    """The ten best by SQL have the ten highest scores, in falling order: the same up to ties."""
+    corpus = corpus_of(collection)
+    for text, terms in zip(queries, lexemes_of(collection, queries), strict=True):
+        scores = dict(zip(corpus, scorer(list(corpus.values()), terms), strict=True))
+        found = retrieve(collection, space, text)
+        assert {chunk_id for chunk_id in found if scores[chunk_id] <= 0} == set()
+        assert len(found) == min(100, sum(score > 0 for score in scores.values())), text
+        best = sorted(scores.values(), reverse=True)[: min(10, len(found))]
+        assert [scores[chunk_id] for chunk_id in found[:10]] == pytest.approx(best, rel=1e-5), text
+
+
+class TestAgreement:
+    def test_it_agrees_with_the_package_on_every_sample_query(self, indexed) -> None:
+        collection, space = indexed
+        corpus = corpus_of(collection)
+        index = bm25s.BM25(method="lucene", k1=1.2, b=0.75)
+        index.index(list(corpus.values()), show_progress=False)
+
+        def scorer(_: Sequence[Sequence[str]], query: Sequence[str]) -> list[float]:
+            return index.get_scores([term for term in query if term in index.vocab_dict]).tolist()
+
+        assert_same_best(collection, space, QUERIES, scorer)
+
+    def test_it_agrees_with_the_formula_written_out(self, indexed) -> None:
+        assert_same_best(*indexed, QUERIES[::20], by_formula)
+
+    def test_it_agrees_after_documents_were_added_changed_and_deleted(self, indexed) -> None:
+        collection, space = indexed
+        put(collection, space, "new-1", "A starter, a starter and another starter.", title="Starters")
+        put(collection, space, "new-2", "Mites, varroa mites.", "The queen and her mites.")
+        put(collection, space, "bake-01", "This is about sailing into a harbour now.", title="Changed")
+        put(collection, space, "bees-01", "One paragraph.", "Then two, about swarms.", "Then three.")
+        for document_id in ("sail-01", "tax-03", "new-2"):
+            remove(collection, document_id)
+        assert_same_best(collection, space, QUERIES[::4], by_package)
+        assert_same_best(collection, space, ["starter", "varroa mites", "swarms"], by_formula)
+
+    def test_it_counts_a_word_as_often_as_the_query_says_it(self, indexed) -> None:
+        collection, space = indexed
+        queries = ["yeast yeast yeast flour", "anchor anchor chain", "bees bee hive"]
+        assert_same_best(collection, space, queries, by_formula)
+        assert_same_best(collection, space, queries, by_package)
+
+    def test_ties_go_to_the_older_chunk(self, space: EmbeddingSpace) -> None:
+        collection = Collection.objects.create(slug="ties")
+        chunks = [put(collection, space, name, "the same words")[0] for name in ("z", "a", "m")]
+        assert retrieve(collection, space, "words") == sorted(chunks)
+
+    def test_it_finds_no_more_than_the_depth(self, indexed) -> None:
+        assert retrieve(*indexed, "bees", depth=10) == retrieve(*indexed, "bees")[:10]
+
+
+class TestStatistics:
+    def test_they_are_those_of_the_collection(self, indexed) -> None:
+        collection, space = indexed
+        corpus = list(corpus_of(collection).values())
+        snapshot = snapshot_of(collection, space)
+        with hot_cursor() as cursor:
+            terms = read_query(cursor, snapshot, "the yeast and an unheardofword")
+        assert [kind for kind in terms.term_ids.tolist() if kind <= 0] == [GAP, GAP, GAP, UNKNOWN]
+        assert terms.document_frequencies.tolist() == [sum("yeast" in document for document in corpus)]
+        assert terms.chunk_count == len(corpus)
+        assert terms.average_length == pytest.approx(sum(map(len, corpus)) / len(corpus))
+
+    def test_a_word_of_which_the_last_document_is_gone_is_unknown(self, space: EmbeddingSpace) -> None:
+        collection = Collection.objects.create(slug="gone")
+        put(collection, space, "a", "zebra crossing")
+        put(collection, space, "b", "level crossing")
+        remove(collection, "a")
+        with hot_cursor() as cursor:
+            terms = read_query(cursor, snapshot_of(collection, space), "zebra crossing")
+        assert terms.term_ids[0] == UNKNOWN
+        assert terms.document_frequencies.tolist() == [1]
+        assert len(retrieve(collection, space, "zebra crossing")) == 1
+
+    def test_one_collection_knows_nothing_of_another(self, space: EmbeddingSpace) -> None:
+        first, second = (Collection.objects.create(slug=slug) for slug in ("first", "second"))
+        (own,) = put(first, space, "d", "shared words of the first")
+        for number in range(5):
+            put(second, space, f"d{number}", "shared words of the second, shared again")
+        assert retrieve(first, space, "shared words") == [own]
+        with hot_cursor() as cursor:
+            terms = read_query(cursor, snapshot_of(first, space), "shared second")
+        assert terms.term_ids[1] == UNKNOWN
+        assert (terms.document_frequencies.tolist(), terms.chunk_count) == ([1], 1)
+        assert_same_best(second, space, ["shared words", "again"], by_formula)
+
+
+class TestCode:
+    FILES = {
+        "a.py": "def parse_http_header(line): return line.splitAtColon()",
+        "b.py": "class HTTPServer: pass  # serves the header",
+        "c.py": "The running dogs of the war",
+        "d.py": "parseHttpHeader(request.userId, user_id)",
+        "e.py": "user identity and id",
+    }
+
+    @pytest.fixture
+    def code(self, space: EmbeddingSpace) -> tuple[Collection, EmbeddingSpace]:
+        collection = Collection.objects.create(slug="code", text_configuration="simple", split_identifiers=True)
+        for name, text in self.FILES.items():
+            put(collection, space, name, text)
+        return collection, space
+
+    def test_it_agrees_with_the_others_on_parts_of_names(self, code) -> None:
+        queries = ["parse_http_header", "http", "header", "userId", "user id", "the dogs", "HTTPServer", "run"]
+        assert_same_best(*code, queries, by_formula)
+        assert_same_best(*code, queries, by_package)
+
+    def test_both_ways_of_writing_a_name_find_both(self, code) -> None:
+        for query in ("parse_http_header", "parseHttpHeader"):
+            found = retrieve(*code, query)
+            assert set(found[:2]) == {chunk for chunk, text in corpus_of(code[0]).items() if "parsehttpheader" in text}
+
+    def test_it_neither_stems_nor_drops_words(self, code) -> None:
+        assert retrieve(*code, "run") == []
+        assert len(retrieve(*code, "the")) == 2

@@ -1,0 +1,194 @@
+"""The training recipe on three small collections drawn at random, in which overlap with the query decides relevance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rag.pipeline.bm25 import bm25_scores
+from rag.pipeline.features import SCHEMA_VERSION
+from rag.pipeline.ltr import load_ranker
+from rag.pipeline.types import FusionWeights
+from rag.recipes import ltr
+from rag.recipes.ltr import (
+    LINEAR_FEATURES,
+    LTR_SHARES,
+    Group,
+    JudgedCollection,
+    JudgedQuery,
+    Settings,
+    compare,
+    fit_linear,
+    in_domain,
+    means,
+    ndcg_of,
+    prepare,
+    train,
+    write_model,
+    zero_shot,
+)
+from tests.rag.pipeline.candidates import drawn
+
+NAMES = ("first", "second", "third")
+QUICK = Settings(FusionWeights(0.8, 0.2), rounds=3)
+
+
+def collection(name: str, queries: int = 10, documents: int | None = None) -> JudgedCollection:
+    judged = []
+    for number in range(queries):
+        terms, found = drawn(seed=1000 * NAMES.index(name) + number, n=25, documents=documents)
+        best = np.argsort(-bm25_scores(terms, found), kind="stable")[:4]
+        judged.append(JudgedQuery(f"{name}-{number}", terms, found, {int(found.document_ids[i]): 1 for i in best}))
+    return JudgedCollection(name, "0" * 64, judged)
+
+
+@pytest.fixture(scope="module")
+def groups() -> list[Group]:
+    return [group for name in NAMES for group in prepare(collection(name))]
+
+
+def models(trained: ltr.Trained) -> tuple[bytes, bytes, Settings]:
+    return trained.linear.to_bytes(), trained.trees.to_bytes(), trained.settings
+
+
+def test_training_twice_gives_the_same_bytes(groups):
+    assert models(train(groups)) == models(train(groups))
+
+
+def test_no_judgement_of_the_target_reaches_the_model_that_is_tested_on_it(groups):
+    generator = np.random.default_rng(0)
+    relabelled = [
+        replace(group, grades=generator.permutation(group.grades)) if group.collection == "first" else group
+        for group in groups
+    ]
+    honest, _ = zero_shot(groups)
+    other, _ = zero_shot(relabelled)
+    assert models(honest["first"]) == models(other["first"])
+    assert models(honest["second"]) != models(other["second"])
+
+
+def test_no_held_out_query_is_in_its_own_training_set(groups, monkeypatch):
+    seen: list[set[str]] = []
+
+    def recording(training, settings=None):
+        seen.append({group.query_id for group in training})
+        return train(training, settings or QUICK)
+
+    monkeypatch.setattr(ltr, "train", recording)
+    scores = in_domain(groups, "second")
+    own = {group.query_id for group in groups if group.collection == "second"}
+    everything = {group.query_id for group in groups}
+    held_out = [everything - training for training in seen]
+    assert len(held_out) == 5
+    assert set().union(*held_out) == own
+    assert sum(map(len, held_out)) == len(own)
+    assert scores["linear"]["second"].keys() == own
+
+
+def test_no_document_or_query_identity_reaches_the_model(groups):
+    renamed = [
+        replace(
+            group,
+            query_id=f"other {number}",
+            chunk_ids=group.chunk_ids + 10_000,
+            document_ids=group.document_ids + 77_000,
+        )
+        for number, group in enumerate(groups)
+    ]
+    assert models(train(renamed)) == models(train(groups))
+
+
+def test_the_chosen_weights_leave_both_scores_their_say(groups):
+    settings = train(groups).settings
+    assert any(settings.weights.ltr == pytest.approx(share) for share in LTR_SHARES)
+    assert settings.weights.conceptual >= 0.2 - 1e-9
+
+
+def test_the_gradient_of_the_smooth_measure_is_that_of_finite_differences(groups):
+    generator = np.random.default_rng(1)
+    columns = [ltr.COLUMN[name] for name in LINEAR_FEATURES]
+    for group in groups[:5]:
+        values = group.features.values[:, columns].astype(np.float64)
+        point = generator.normal(0.3, 0.2, len(columns))
+        _, gradient = ltr._smooth_ndcg(point, values, group, QUICK.weights)
+        for axis in range(len(columns)):
+            step = np.zeros(len(columns))
+            step[axis] = 1e-6
+            above, _ = ltr._smooth_ndcg(point + step, values, group, QUICK.weights)
+            below, _ = ltr._smooth_ndcg(point - step, values, group, QUICK.weights)
+            assert gradient[axis] == pytest.approx((above - below) / 2e-6, abs=1e-3)
+
+
+def test_fitting_does_not_lower_what_it_maximises(groups):
+    fitted = fit_linear(groups, QUICK.weights)
+    start = ltr.LinearRanker.of(ltr.START)
+    columns = [ltr.COLUMN[name] for name in LINEAR_FEATURES]
+
+    def smooth(ranker: ltr.LinearRanker) -> float:
+        return sum(
+            ltr._smooth_ndcg(ranker.weights[columns], g.features.values[:, columns].astype(float), g, QUICK.weights)[0]
+            for g in groups
+        )
+
+    assert smooth(fitted) > smooth(start)
+
+
+def test_a_document_counts_once_at_the_place_of_its_best_chunk():
+    order = np.array([3, 0, 1, 2])
+    documents = np.array([7, 8, 9, 7])
+    grades = np.array([0.0, 1.0, 2.0, 0.0])
+    # Ranking of documents: 7, 8, 9 with gains 0, 1, 2.
+    expected = (1 / math.log2(3) + 2 / math.log2(4)) / 3.0
+    assert ltr._ndcg(order, documents, grades, ideal=3.0) == pytest.approx(expected)
+
+
+def test_relevant_documents_that_were_not_retrieved_lower_the_measure():
+    judged = collection("first", queries=1).queries[0]
+    missed = replace(judged, grades={**judged.grades, **{-1 - number: 1 for number in range(6)}})
+    (found,), (short,) = (prepare(JudgedCollection("first", "", [query])) for query in (judged, missed))
+    ratio = sum(1 / math.log2(i + 2) for i in range(4)) / sum(1 / math.log2(i + 2) for i in range(10))
+    ranker = ltr.LinearRanker.of(ltr.START)
+    assert ndcg_of(ranker, short, QUICK.weights) == pytest.approx(ratio * ndcg_of(ranker, found, QUICK.weights))
+
+
+def test_collections_whose_documents_have_several_chunks_can_be_trained_on():
+    several = [group for name in NAMES for group in prepare(collection(name, queries=4, documents=8))]
+    _, scores = zero_shot(several)
+    assert set(scores) == {"bm25", "dense", "rrf", "convex", "linear", "lightgbm"}
+
+
+def test_a_query_without_relevant_documents_is_left_out():
+    judged = collection("first", queries=2)
+    assert len(prepare(replace(judged, queries=[judged.queries[0], replace(judged.queries[1], grades={})]))) == 1
+
+
+def test_means_give_each_collection_the_same_weight():
+    table = means({"row": {"large": {"a": 1.0, "b": 1.0, "c": 1.0}, "small": {"d": 0.0}}})
+    assert table == {"row": {"large": 1.0, "small": 0.0, "macro": 0.5}}
+
+
+def test_the_randomisation_test_is_exact_on_a_case_worked_out_by_hand():
+    better = {str(i): 0.6 for i in range(8)}
+    worse = {str(i): 0.5 for i in range(8)}
+    found = compare({"new": {"c": better}, "old": {"c": worse}}, "new", "old")
+    assert found.difference == pytest.approx(0.1)
+    assert (found.wins, found.losses, found.ties) == (8, 0, 0)
+    # Only the two assignments in which all signs agree are as extreme: 2 / 2⁸.
+    assert found.p_value == pytest.approx(2 / 256, abs=0.003)
+    same = compare({"new": {"c": worse}, "old": {"c": worse}}, "new", "old")
+    assert same.p_value == 1.0
+    assert same.ties == 8
+
+
+def test_a_written_model_is_the_one_that_was_trained(groups, tmp_path):
+    trained = train(groups, QUICK)
+    for name, ranker in trained.rankers().items():
+        write_model(tmp_path, name, ranker, QUICK.weights, "test", {}, {})
+        (file,) = [path for path in tmp_path.glob(f"{name}.*") if path.suffix != ".json"]
+        again = load_ranker(ranker.kind, file.read_bytes())
+        for group in groups[:3]:
+            assert group.features.schema_version == SCHEMA_VERSION
+            assert np.array_equal(again.score(group.features), ranker.score(group.features))

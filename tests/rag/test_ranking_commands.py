@@ -1,0 +1,242 @@
+"""The commands about ranking: what they print, what they leave, how they refuse."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from models_registry import artifacts, deployments, versions, weights
+from models_registry.live import view
+from models_registry.models import ModelKind, ModelVersion, Slot
+from ops.contracts.principal import SYSTEM
+from rag.evaluation.rows import ROWS
+from rag.evaluation.run import judged_set
+from rag.models import Collection, EvaluationRun
+from rag.pipeline.features import FEATURES
+from rag.pipeline.ltr import load_ranker
+from rag.pipeline.search import SearchRequest, search
+from tests.rag.evaluation.support import judge, judged_subject
+from tests.rag.pipeline.support import Text, fill
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("live_models", "empty_cache")]
+
+
+@pytest.fixture(scope="module")
+def judged(module_transaction: None, embedded_stack: object) -> list[Collection]:
+    view.expire()
+    return [judged_subject("bees", "bees"), judged_subject("bake", "bake")]
+
+
+def run(name: str, *arguments: Any) -> str:
+    out = io.StringIO()
+    call_command(name, *map(str, arguments), stdout=out, stderr=io.StringIO())
+    return out.getvalue()
+
+
+def refused(name: str, *arguments: Any) -> str:
+    """The one line that a command ends with; nothing is printed beside it."""
+    out = io.StringIO()
+    with pytest.raises(CommandError) as caught:
+        call_command(name, *map(str, arguments), stdout=out, stderr=io.StringIO())
+    assert caught.value.returncode == 2
+    assert out.getvalue() == ""
+    message = str(caught.value)
+    assert message
+    assert "\n" not in message
+    return message
+
+
+class TestSearch:
+    def test_it_shows_passages_with_scores_and_timings(self, judged: list[Collection]) -> None:
+        answer = search(SearchRequest(query="varroa mites", collection="bees", top_k=2), SYSTEM)
+        lines = run("search", "varroa mites", "--collection", "bees", "--top-k", "2").splitlines()
+        assert lines[0].split() == ["#", "fused", "ltr", "conceptual", "passage"]
+        first = answer["results"][0]
+        shown = [f"{first[name]:.3f}" for name in ("fused_score", "ltr_score_norm", "conceptual_score_norm")]
+        assert lines[1].split()[:4] == ["1", *shown]
+        text = "\n".join(lines)
+        for result in answer["results"]:
+            assert result["title"].split()[0] in text
+        assert f"ranker {answer['models']['ltr']}" in text
+        assert "cache full" in " ".join(text.split())
+        assert "fusion" in lines[-1]
+
+    def test_it_prints_the_answer_as_json(self, judged: list[Collection]) -> None:
+        answer = json.loads(run("search", "varroa mites", "--collection", "bees", "--json", "--explain"))
+        assert answer["query"] == "varroa mites"
+        assert list(answer["results"][0]["contributions"]) == [*FEATURES, "base"]
+
+    def test_it_explains_in_a_compact_table(self, judged: list[Collection]) -> None:
+        text = run("search", "varroa mites", "--collection", "bees", "--top-k", "1", "--explain")
+        request = SearchRequest(query="varroa mites", collection="bees", top_k=1, explain=True)
+        (result,) = search(request, SYSTEM)["results"]
+        rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.split()}
+        assert "part" in rows["feature"]
+        for name, part in result["contributions"].items():
+            assert (name in rows) == (part != 0)
+            if part and name != "base":
+                assert rows[name] == [f"{result['features'][name]:.3f}", f"{part:+.3f}"]
+        parts = [name for name in rows if name in result["contributions"]]
+        assert parts == sorted(parts, key=lambda name: -abs(result["contributions"][name]))
+        assert rows["LTR"] == ["score", f"{result['ltr_score']:+.3f}"]
+
+    def test_text_that_looks_like_markup_is_shown_as_it_is(self, judged: list[Collection]) -> None:
+        fill(Collection.objects.create(slug="odd"), {"a": Text("[red]alert[/red] [link=x]", "[bold]Title")})
+        text = run("search", "alert [/nonsense]", "--collection", "odd")
+        assert "[bold]Title" in text
+        assert "[red]alert[/red] [link=x]" in text
+
+    def test_it_says_how_to_fill_an_empty_collection(self) -> None:
+        Collection.objects.create(slug="empty")
+        assert "manage.py index PATH --collection empty" in " ".join(
+            run("search", "x", "--collection", "empty").split()
+        )
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["x", "--collection", "nowhere"], "no collection 'nowhere'"),
+            (["", "--collection", "bees"], "at least one word"),
+            (["x" * 8001, "--collection", "bees"], "At most 8000 characters"),
+            (["x", "--collection", "bees", "--top-k", "0"], "From 1 to 100"),
+            (["x\udcff", "--collection", "bees"], "not text"),
+            (["x", "--collection", "\udcff"], "not text"),
+        ],
+        ids=lambda value: ascii(value)[:30],
+    )
+    def test_bad_input_is_one_line(self, judged: list[Collection], arguments: list[str], message: str) -> None:
+        assert message in refused("search", *arguments)
+
+
+class TestEvaluate:
+    def test_it_prints_a_row_for_each_ranking_of_each_collection(self, judged: list[Collection]) -> None:
+        text = run("evaluate", "--collection", "bees", "--collection", "bake")
+        runs = list(EvaluationRun.objects.order_by("id"))
+        assert [stored.collection for stored in runs] == ["bees", "bake"]
+        cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
+        expected = [
+            [row, *(f"{stored.metrics[row][name]:.4f}" for name in ("ndcg@10", "recall@100", "mrr@10"))]
+            for stored in runs
+            for row in ROWS
+        ]
+        assert cells == expected
+        assert "bees · 12 queries" in text
+        macro = {row: sum(stored.metrics[row]["ndcg@10"] for stored in runs) / 2 for row in ROWS}
+        assert f"pipeline {macro['pipeline']:.4f}" in text
+        best = max(macro["rrf"], macro["convex"])
+        assert f"{macro['pipeline'] / best:.3f}" in text
+        assert "n-sample" not in text
+
+    def test_it_prints_json(self, judged: list[Collection]) -> None:
+        (figures,) = json.loads(run("evaluate", "--collection", "bees", "--json"))
+        stored = EvaluationRun.objects.get()
+        assert figures == {
+            "id": stored.id,
+            "collection": "bees",
+            "queries": 12,
+            "ranker": view.model(Slot.LTR, "bees").label,
+            "weights": dict(zip(("ltr", "conceptual"), view.weights("bees").normalized, strict=True)),
+            "in_sample": False,
+            "metrics": stored.metrics,
+        }
+
+    def test_in_sample_figures_are_labelled(self, judged: list[Collection]) -> None:
+        shipped = ModelVersion.objects.filter(model__name="ltr-default-linear").order_by("-number")[0]
+        dataset = {"collection": "bees", "sha256": judged_set("bees").sha256}
+        version = versions.register_version(
+            versions.register_model("known", ModelKind.LTR, "linear"),
+            shipped.artifacts,
+            shipped.parameters,
+            {},
+            {"datasets": [dataset]},
+        )
+        deployments.activate(Slot.LTR, version, by=SYSTEM)
+        view.expire()
+        text = run("evaluate", "--collection", "bees", "--collection", "bake")
+        bees, bake = text.split("bake · ")
+        assert "In-sample" in bees
+        assert "In-sample" not in bake
+        assert "(in-sample)" in bake  # the mean has a part of it
+        assert json.loads(run("evaluate", "--collection", "bees", "--json"))[0]["in_sample"] is True
+
+    def test_a_collection_that_finds_nothing_is_no_fault(self) -> None:
+        for slug in ("one", "two"):
+            judge(Collection.objects.create(slug=slug), {"q": "bees"}, [("q", "a", 1)])
+        text = run("evaluate", "--collection", "one", "--collection", "two")
+        assert "pipeline 0.0000" in text
+
+    def test_an_unknown_or_unjudged_collection_is_refused(self, judged: list[Collection]) -> None:
+        Collection.objects.create(slug="unjudged")
+        for slug in ("nowhere", "unjudged"):
+            assert f"'{slug}' has no judged queries" in refused("evaluate", "--collection", slug)
+        assert not EvaluationRun.objects.exists()
+
+
+@pytest.fixture(scope="module")
+def trained(judged: list[Collection], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What the command printed, and where it wrote."""
+    folder = tmp_path_factory.mktemp("models") / "new"
+    view.expire()
+    return run("train", "--collection", "bees", "--collection", "bake", "--output", folder, "--name", "own"), folder
+
+
+class TestTrain:
+    def test_it_prints_every_figure_for_what_it_is(self, trained: tuple[str, Path]) -> None:
+        text, _ = trained
+        for title in ("Zero-shot", "5-fold", "In-sample", "linear against convex", "lightgbm against linear"):
+            assert title in text
+        assert str(trained[1]) in "".join(text.split())
+
+    def test_it_writes_models_that_load_and_say_where_they_come_from(self, trained: tuple[str, Path]) -> None:
+        _, folder = trained
+        names = {path.stem for path in folder.glob("*.json")}
+        assert {"own", "ltr-without-bees", "ltr-without-bake"} <= names
+        for name in names:
+            sidecar = json.loads((folder / f"{name}.json").read_text())
+            assert load_ranker(sidecar["kind"], (folder / sidecar["file"]).read_bytes()).kind == sidecar["kind"]
+            trained_on = {dataset["collection"] for dataset in sidecar["provenance"]["datasets"]}
+            assert trained_on == {"bees", "bake"} - {name.removeprefix("ltr-without-")}
+            assert min(sidecar["fusion_weights"].values()) >= 0.2 - 1e-9
+        own = json.loads((folder / "own.json").read_text())["provenance"]["datasets"]
+        assert {dataset["sha256"] for dataset in own} == {judged_set(slug).sha256 for slug in ("bees", "bake")}
+
+    def test_what_it_made_can_be_put_live_and_is_then_in_sample(self, trained: tuple[str, Path]) -> None:
+        _, folder = trained
+        sidecar = json.loads((folder / "own.json").read_text())
+        version = versions.register_version(
+            versions.register_model("own", ModelKind.LTR, sidecar["kind"]),
+            {"model": artifacts.put(folder / sidecar["file"], "own").sha256},
+            {"feature_schema_version": sidecar["feature_schema_version"]},
+            {},
+            sidecar["provenance"],
+        )
+        deployments.activate(Slot.LTR, version, "bees", by=SYSTEM)
+        weights.change(weights.propose(**sidecar["fusion_weights"]), "bees", by=SYSTEM)
+        view.expire()
+        (figures,) = json.loads(run("evaluate", "--collection", "bees", "--json"))
+        assert (figures["ranker"], figures["in_sample"]) == ("own@1", True)
+        expected = sidecar["metrics"]["in_sample_ndcg@10"]["bees"]
+        assert figures["metrics"]["pipeline"]["ndcg@10"] == pytest.approx(expected, abs=0.002)
+
+    def test_bad_input_is_one_line(self, judged: list[Collection], tmp_path: Path) -> None:
+        assert "'nowhere' has no judged queries" in refused("train", "--collection", "nowhere")
+        (tmp_path / "file").write_text("")
+        train = ("train", "--collection", "bees", "--output")
+        assert "file" in refused(*train, tmp_path / "file")
+        for name in ("../escaped", "", "a/b", ".hidden"):
+            assert "name of a file" in refused(*train, tmp_path, "--name", name)
+        assert "twice" in refused("train", "--collection", "bees", "--collection", "bees")
+        assert not list(tmp_path.glob("*.json"))
+
+    def test_too_few_judgements_are_refused(self, judged: list[Collection]) -> None:
+        few = Collection.objects.create(slug="few")
+        fill(few, {"a": Text("Bees dance."), "b": Text("Mites bite.")})
+        judge(few, {"q1": "bees", "q2": "mites"}, [("q1", "a", 1), ("q2", "b", 0)])
+        assert "has 1 queries with a relevant document; training takes at least 5" in refused(
+            "train", "--collection", "few"
+        )

@@ -1,0 +1,1 @@
+from tests.serving import make_zenglow, prepared_data  # noqa: F401  (fixtures)
