@@ -24,6 +24,7 @@ from rag.pipeline import cache, loaded, rankers
 from rag.pipeline.features import FEATURES
 from rag.pipeline.fusion import min_max
 from rag.pipeline.search import SearchRequest, search
+from tests.conftest import forget_cached
 from tests.rag.pipeline.support import Text, fill, person, put, remove
 
 DOCUMENTS = {
@@ -246,7 +247,7 @@ class TestCaches:
 
     def test_the_cached_scores_explain_as_the_fresh_ones(self, shared: Collection) -> None:
         fresh = ask(explain=True)
-        cache.cache.clear()
+        forget_cached()
         ask()
         again = ask(explain=True)
         assert again["cache"] == "feature"

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
-from django.core.cache import cache
 from django.db import transaction
 from django.test import override_settings
 from hypothesis import HealthCheck, settings
@@ -26,6 +25,7 @@ from ops.contracts.principal import SYSTEM
 from rag.collections import update_collection
 from rag.models import Collection
 from rag.pipeline.search import SearchRequest, search
+from tests.conftest import forget_cached
 from tests.rag.pipeline.support import Text, fill, person, remove
 
 NAMES = ["a", "b", "c", "d"]
@@ -50,7 +50,7 @@ class Interleaving(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        cache.clear()
+        forget_cached()
         django_settings.RAG_CANDIDATE_DEPTH = 100
         self.savepoint = transaction.savepoint()
         self.collection = Collection.objects.create(slug="changing")
