@@ -15,10 +15,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from io import BytesIO
@@ -32,7 +31,7 @@ from django.utils import timezone
 
 from models_registry.locks import lock_until_commit
 from models_registry.models import Artifact, ModelVersion
-from ops.files import delete_abandoned, incoming_folder, is_local, move_into_storage
+from ops.files import delete_abandoned, incoming_folder, is_local, move_into_storage, received
 
 FOLDER = "artifacts"
 GRACE = timedelta(hours=1)
@@ -83,10 +82,10 @@ def put(source: bytes | Path | ByteStream, filename: str) -> Artifact:
     ``filename`` is for people; only its last part is kept. Raises `ArtifactTooLargeError` and
     `ArtifactStorageError`; nothing is kept then.
     """
-    with _opened(source) as stream, _received(stream) as (received, sha256, size_bytes), transaction.atomic():
+    with _opened(source) as stream, _received(stream) as (path, sha256, size_bytes), transaction.atomic():
         lock_until_commit(f"artifact:{sha256}")
         if not _is_stored_intact(sha256):
-            _store(received, sha256)
+            _store(path, sha256)
         artifact, _ = Artifact.objects.update_or_create(
             sha256=sha256,
             defaults={"stored_at": timezone.now()},
@@ -240,34 +239,30 @@ def _received(stream: ByteStream) -> Iterator[tuple[Path, str, int]]:
     limit_bytes: int = settings.REGISTRY_ARTIFACT_MAX_BYTES
     digest = hashlib.sha256()
     size_bytes = 0
-    path: Path | None = None
-    try:
+
+    def blocks() -> Iterator[bytes]:
+        nonlocal size_bytes
+        while block := stream.read(_COPY_BYTES):
+            size_bytes += len(block)
+            if size_bytes > limit_bytes:
+                raise ArtifactTooLargeError(
+                    f"The file is larger than {limit_bytes} bytes, the limit of REGISTRY_ARTIFACT_MAX_BYTES."
+                )
+            digest.update(block)
+            yield block
+
+    with ExitStack() as stack:
         try:
-            descriptor, name = tempfile.mkstemp(dir=incoming_folder())
-            path = Path(name)
-            with os.fdopen(descriptor, "wb") as received:
-                while block := stream.read(_COPY_BYTES):
-                    size_bytes += len(block)
-                    if size_bytes > limit_bytes:
-                        raise ArtifactTooLargeError(
-                            f"The file is larger than {limit_bytes} bytes, the limit of REGISTRY_ARTIFACT_MAX_BYTES."
-                        )
-                    digest.update(block)
-                    received.write(block)
-                received.flush()
-                os.fsync(received.fileno())
+            path = stack.enter_context(received(blocks(), incoming_folder()))
         except OSError as error:
             raise ArtifactStorageError(f"The file could not be stored: {error.strerror or error}.") from error
         yield path, digest.hexdigest(), size_bytes
-    finally:
-        if path is not None:
-            path.unlink(missing_ok=True)
 
 
-def _store(received: Path, sha256: str) -> None:
+def _store(path: Path, sha256: str) -> None:
     """Give a received file its name. What was there before under that name was not intact."""
     try:
-        move_into_storage(received, _name(sha256))
+        move_into_storage(path, _name(sha256))
     except OSError as error:
         raise ArtifactStorageError(f"The file could not be stored: {error.strerror or error}.") from error
 
@@ -288,11 +283,11 @@ def _download(sha256: str, target: Path) -> None:
         content = default_storage.open(_name(sha256))
     except FileNotFoundError:
         raise ArtifactMissingError(f"The storage has no artifact {sha256[:12]}….") from None
-    with content, _received(content) as (received, received_sha256, _size_bytes):
+    with content, _received(content) as (path, received_sha256, _size_bytes):
         if received_sha256 != sha256:
             raise ArtifactCorruptError(f"The stored artifact {sha256[:12]}… has another content: put it again.")
         target.parent.mkdir(parents=True, exist_ok=True)
-        received.replace(target)
+        path.replace(target)
 
 
 def _digest(content: ByteStream) -> str:

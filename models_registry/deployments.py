@@ -22,10 +22,15 @@ from models_registry.models import (
 from models_registry.notices import announce_on_commit
 from models_registry.scopes import require_write
 from ops import audit
+from ops.contracts.audit import AuditAction, declare_action
 from ops.contracts.principal import Principal
 from ops.contracts.problems import Conflict, Unprocessable
 
 Deployable = ModelVersion | FusionWeights
+
+ACTIVATE = declare_action("deployment.activate", "A version became live.")
+DEACTIVATE = declare_action("deployment.deactivate", "A collection's own choice ended; the global one is live there.")
+ROLLBACK = declare_action("deployment.rollback", "What was live before became live again.")
 
 SLOT_OF_KIND = {ModelKind.LTR: Slot.LTR, ModelKind.EMBEDDER: Slot.EMBEDDER}
 
@@ -60,7 +65,7 @@ def activate(
         current = _lock_current(slot, scope)
         if precondition is not None:
             precondition(effective(slot, scope))
-        return _replace(current, slot, thing, scope, by=by, reason=reason, action="activate")
+        return _replace(current, slot, thing, scope, by=by, reason=reason, action=ACTIVATE)
 
 
 def deactivate(
@@ -79,7 +84,7 @@ def deactivate(
             precondition(effective(slot, scope))
         if current is None:
             raise Conflict(f"The collection '{scope}' has no {slot.label} of its own.")
-        return _end(current, by=by, reason=reason, action="deactivate")
+        return _end(current, by=by, reason=reason, action=DEACTIVATE)
 
 
 def rollback(
@@ -109,10 +114,10 @@ def rollback(
         if previous is not None:
             thing = _thing(previous)
             _check_files(thing)
-            return _replace(current, slot, thing, scope, by=by, reason=reason, action="rollback")
+            return _replace(current, slot, thing, scope, by=by, reason=reason, action=ROLLBACK)
         if current is None or scope == GLOBAL_SCOPE:
             raise Conflict(f"There is no earlier {slot.label} to go back to in '{scope}'.")
-        _end(current, by=by, reason=reason, action="rollback")
+        _end(current, by=by, reason=reason, action=ROLLBACK)
         return None
 
 
@@ -182,7 +187,7 @@ def _replace(
     *,
     by: Principal,
     reason: str,
-    action: str,
+    action: AuditAction,
 ) -> Deployment:
     if current is not None and _thing(current) == thing:
         return current
@@ -203,7 +208,7 @@ def _replace(
     return row
 
 
-def _end(current: Deployment, *, by: Principal, reason: str, action: str) -> Deployment:
+def _end(current: Deployment, *, by: Principal, reason: str, action: AuditAction) -> Deployment:
     current.ended_at = _clock(current)
     current.save(update_fields=["ended_at"])
     _note(action, Slot(current.slot), current.scope, by=by, reason=reason, before=current, after=None)
@@ -211,7 +216,7 @@ def _end(current: Deployment, *, by: Principal, reason: str, action: str) -> Dep
 
 
 def _note(
-    action: str,
+    action: AuditAction,
     slot: Slot,
     scope: str,
     *,
@@ -225,7 +230,7 @@ def _note(
         "before": str(_thing(before)) if before else None,
         "after": str(_thing(after)) if after else None,
     }
-    audit.record(by, f"{action}.deployment", f"{scope}/{slot}", details)
+    audit.record(by, action, f"{scope}/{slot}", details)
     announce_on_commit()
 
 

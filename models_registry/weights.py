@@ -10,8 +10,11 @@ from django.db import transaction
 from models_registry import deployments
 from models_registry.models import GLOBAL_SCOPE, Deployment, FusionWeights, Slot
 from ops import audit
+from ops.contracts.audit import declare_action
 from ops.contracts.principal import Principal
 from ops.contracts.problems import InvalidRequest, NotFound
+
+CREATE_WEIGHTS = declare_action("weights.create", "There is a new version of the fusion weights, live nowhere yet.")
 
 MAXIMUM = 1_000_000.0
 """Only the ratio of the two matters; the bound keeps their sum and ratio exact enough to be read back."""
@@ -45,7 +48,7 @@ def create_version(proposed: ProposedWeights, *, by: Principal, reason: str = ""
             ltr=proposed.ltr, conceptual=proposed.conceptual, author=by.name, reason=reason
         )
         details = {"ltr": proposed.ltr, "conceptual": proposed.conceptual, "reason": reason}
-        audit.record(by, "create.weights", f"weights/{version.version}", details)
+        audit.record(by, CREATE_WEIGHTS, f"weights/{version.version}", details)
     return version
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ops.contracts.audit import AuditAction
 from ops.contracts.principal import Principal, PrincipalKind
 from ops.models import AuditEvent
 
@@ -12,11 +13,13 @@ ACTOR_LENGTH = 200
 TARGET_LENGTH = 600
 
 
-def record(principal: Principal, action: str, target: str, details: Mapping[str, Any] | None = None) -> AuditEvent:
+def record(
+    principal: Principal, action: AuditAction, target: str, details: Mapping[str, Any] | None = None
+) -> AuditEvent:
     """Write one event in the caller's transaction: the change and its record stand or fall together.
 
-    ``action`` reads verb.noun (``delete.document``); ``target`` names the thing, cut to what its column holds;
-    ``details`` is JSON without secrets or document text.
+    ``action`` is one of `declare_action` and reads noun.verb (``document.delete``); ``target`` names the thing, cut to
+    what its column holds; ``details`` is JSON without secrets or document text.
     """
     return AuditEvent.objects.create(
         actor=_actor(principal)[:ACTOR_LENGTH],

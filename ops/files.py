@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -36,19 +39,43 @@ def incoming_folder() -> Path:
     return folder
 
 
-def move_into_storage(received: Path, name: str) -> None:
-    """Store a complete file of `incoming_folder` as ``name``, in place of what has that name. May raise ``OSError``.
+@contextmanager
+def received(blocks: Iterable[bytes], folder: Path) -> Iterator[Path]:
+    """The blocks as a new file in ``folder``, whole and durable; deleted at the end unless it was moved away.
 
-    Readers see the old file or the new one. A local file is durable when this returns, provided that its content was.
+    May raise ``OSError``, and what ``blocks`` raises; then nothing is left.
+    """
+    descriptor, name = tempfile.mkstemp(dir=folder)
+    path = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.writelines(blocks)
+            file.flush()
+            os.fsync(file.fileno())
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def store(content: bytes, name: str) -> None:
+    """Store ``content`` as ``name``, in place of what has that name. May raise ``OSError``."""
+    with received([content], incoming_folder()) as path:
+        move_into_storage(path, name)
+
+
+def move_into_storage(path: Path, name: str) -> None:
+    """Store a `received` file of `incoming_folder` as ``name``, in place of what has that name. May raise ``OSError``.
+
+    Readers see the old file or the new one. A local file is durable when this returns.
     """
     if is_local():
         target = Path(default_storage.path(name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        received.replace(target)
+        path.replace(target)
         _sync_folder(target.parent)
         return
     default_storage.delete(name)
-    with received.open("rb") as content:
+    with path.open("rb") as content:
         default_storage.save(name, File(content))
 
 

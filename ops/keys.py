@@ -22,10 +22,14 @@ from django.utils import timezone
 from django.utils.crypto import constant_time_compare, salted_hmac
 
 from ops import audit
+from ops.contracts.audit import declare_action
 from ops.contracts.principal import Principal, PrincipalKind, Scope
 from ops.contracts.problems import InvalidRequest, NotFound
 from ops.instrumentation.batch import BatchWriter
 from ops.models import ApiKey
+
+CREATE_KEY = declare_action("api_key.create", "A new API key may be used.")
+REVOKE_KEY = declare_action("api_key.revoke", "An API key may not be used any more.")
 
 PREFIX_LENGTH = 10
 PREFIX_ALPHABET = string.ascii_lowercase + string.digits
@@ -75,7 +79,7 @@ def create_key(
             created_by=actor.name,
             expires_at=expires_at,
         )
-        audit.record(actor, "create.api_key", prefix, {"name": record.name, "scopes": chosen})
+        audit.record(actor, CREATE_KEY, prefix, {"name": record.name, "scopes": chosen})
     return NewKey(record, text)
 
 
@@ -114,7 +118,7 @@ def revoke_key(prefix: str, *, actor: Principal) -> ApiKey:
         if record.revoked_at is None:
             record.revoked_at = timezone.now()
             record.save(update_fields=["revoked_at"])
-            audit.record(actor, "revoke.api_key", prefix, {"name": record.name})
+            audit.record(actor, REVOKE_KEY, prefix, {"name": record.name})
     _verifications.clear()
     return record
 

@@ -38,7 +38,7 @@ class AuditEvent(models.Model):
     id = models.BigAutoField(primary_key=True)
     occurred_at = models.DateTimeField(auto_now_add=True, db_index=True)
     actor = models.CharField(max_length=200)
-    action = models.CharField(max_length=64, help_text="verb.noun, such as delete.document")
+    action = models.CharField(max_length=64, help_text="noun.verb, such as document.delete")
     target = models.CharField(max_length=600)
     details = models.JSONField(default=dict)
 

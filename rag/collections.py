@@ -13,12 +13,17 @@ from models_registry import deployments
 from models_registry.live import view
 from models_registry.models import GLOBAL_SCOPE, Slot
 from ops import audit
+from ops.contracts.audit import declare_action
 from ops.contracts.principal import SYSTEM, Principal
 from ops.contracts.problems import Conflict, InvalidRequest, Unavailable
 from rag.ingest import service, writer
 from rag.ingest.plan import ensure_chunks_fit
 from rag.models import Collection, DocumentState, IndexRun
 from rag.spaces import space_of
+
+CREATE = declare_action("collection.create", "A collection was made.")
+UPDATE = declare_action("collection.update", "Settings of a collection changed.")
+DELETE = declare_action("collection.delete", "A collection and all its documents are gone.")
 
 INDEX_SETTINGS = ("text_configuration", "split_identifiers", "chunk_tokens", "chunk_overlap_tokens")
 """Settings that decide how documents are indexed: when one changes, all documents are indexed again."""
@@ -42,7 +47,7 @@ def create_collection(slug: str, principal: Principal, **settings: Any) -> Colle
     try:
         with transaction.atomic():
             collection.save(force_insert=True)
-            audit.record(principal, "collection.create", slug, _noted(collection, SETTINGS))
+            audit.record(principal, CREATE, slug, _noted(collection, SETTINGS))
     except IntegrityError as error:
         raise Conflict(f"There is a collection '{slug}' already.") from error
     return collection
@@ -66,7 +71,7 @@ def update_collection(collection: Collection, principal: Principal, **settings: 
         if not changed.isdisjoint(INDEX_SETTINGS):
             current.generation = F("generation") + 1
         current.save()
-        audit.record(principal, "collection.update", current.slug, _noted(current, changed))
+        audit.record(principal, UPDATE, current.slug, _noted(current, changed))
     current.refresh_from_db()
     run = None
     if not changed.isdisjoint(INDEX_SETTINGS) and _has_documents(current):
@@ -76,7 +81,7 @@ def update_collection(collection: Collection, principal: Principal, **settings: 
 
 def delete_collection(collection: Collection, principal: Principal) -> None:
     """Delete a collection with all its documents, and end what is deployed for it alone. It can't be undone."""
-    audit.record(principal, "collection.delete", collection.slug)
+    audit.record(principal, DELETE, collection.slug)
     for slot in Slot:
         if deployments.live().filter(slot=slot, scope=collection.slug).exists():
             deployments.deactivate(slot, collection.slug, by=SYSTEM, reason="The collection is deleted.")

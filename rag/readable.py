@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db.models import Q, QuerySet
 
 from ops.contracts.principal import Principal
-from rag.models import Collection, Document
+from rag.models import Collection, Document, IndexItem, IndexRun
 
 
 def open_collections(principal: Principal) -> QuerySet[Collection]:
@@ -26,6 +26,26 @@ def readable_documents(principal: Principal) -> QuerySet[Document]:
         documents = documents.filter(collection__slug__in=principal.collections)
     if principal.sees_all_groups:
         return documents
+    own = Q(access_groups__overlap=sorted(principal.groups))
+    return documents.filter(own | Q(access_groups=[]) & _open_by_default(principal))
+
+
+def visible_runs(principal: Principal) -> QuerySet[IndexRun]:
+    """The runs of open collections that the principal started, or whose collection's default groups include them."""
+    runs = IndexRun.objects.filter(collection__in=open_collections(principal)).select_related("collection")
+    if principal.sees_all_groups:
+        return runs
+    return runs.filter(Q(started_by=principal.name) | _open_by_default(principal))
+
+
+def visible_items(run: IndexRun, principal: Principal) -> QuerySet[IndexItem]:
+    """The documents of a visible run, without those of others whose access list names no group of the principal."""
+    if principal.sees_all_groups or run.started_by == principal.name:
+        return run.items.all()
+    return run.items.filter(Q(access_groups=[]) | Q(access_groups__overlap=sorted(principal.groups)))
+
+
+def _open_by_default(principal: Principal) -> Q:
+    """Of rows with a collection: whether its documents without a list of their own are the principal's to read."""
     groups = sorted(principal.groups)
-    by_collection = Q(collection__default_access_groups=[]) | Q(collection__default_access_groups__overlap=groups)
-    return documents.filter(Q(access_groups__overlap=groups) | Q(access_groups=[]) & by_collection)
+    return Q(collection__default_access_groups=[]) | Q(collection__default_access_groups__overlap=groups)

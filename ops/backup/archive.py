@@ -17,6 +17,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
+from ops.files import received
+
 MANIFEST = "manifest.json"
 DATABASE = "database.dump"
 FILES = "files/"
@@ -105,7 +107,7 @@ def inspect(source: Path) -> Manifest:
                     manifest = _decoded(content.read(MANIFEST_MAX_BYTES + 1))
                     found[MANIFEST] = Member(entry.size, "")
                 else:
-                    found[entry.name] = Member(entry.size, _copied(content, None))
+                    found[entry.name] = Member(entry.size, _sha256(content))
     found.pop(MANIFEST, None)
     if manifest is None:
         raise BackupError(f"{source} is not a complete backup: it has no {MANIFEST}.")
@@ -124,18 +126,12 @@ def extract(source: Path, manifest: Manifest, receive: Callable[[str, Path], Non
             if entry.name == MANIFEST:
                 continue
             promised = manifest.members.get(entry.name)
-            descriptor, name = tempfile.mkstemp(dir=folder)
-            path = Path(name)
-            try:
-                with os.fdopen(descriptor, "wb") as stream, _content(archive, entry) as content:
-                    sha256 = _copied(content, stream)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                if promised is None or promised.sha256 != sha256:
-                    raise BackupError(f"{source} has changed while it was read.")
-                receive(entry.name, path)
-            finally:
-                path.unlink(missing_ok=True)
+            with _content(archive, entry) as content:
+                hashing = _Hashing(content)
+                with received(hashing.blocks(), folder) as path:
+                    if promised is None or promised.sha256 != hashing.hexdigest():
+                        raise BackupError(f"{source} has changed while it was read.")
+                    receive(entry.name, path)
 
 
 def _add(archive: tarfile.TarFile, source: Source) -> Member | None:
@@ -170,6 +166,10 @@ class _Hashing:
         block = self._stream.read(size)
         self._digest.update(block)
         return block
+
+    def blocks(self) -> Iterator[bytes]:
+        while block := self.read(_COPY_BYTES):
+            yield block
 
     def hexdigest(self) -> str:
         return self._digest.hexdigest()
@@ -219,14 +219,11 @@ def _content(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
     return content
 
 
-def _copied(content: IO[bytes], target: IO[bytes] | None) -> str:
-    """The sha256 of all content, which is written to ``target`` if there is one."""
-    digest = hashlib.sha256()
-    while block := content.read(_COPY_BYTES):
-        digest.update(block)
-        if target is not None:
-            target.write(block)
-    return digest.hexdigest()
+def _sha256(content: IO[bytes]) -> str:
+    hashing = _Hashing(content)
+    for _ in hashing.blocks():
+        pass
+    return hashing.hexdigest()
 
 
 def _compare(promised: Mapping[str, Member], found: Mapping[str, Member]) -> None:

@@ -22,8 +22,12 @@ from django_redis.exceptions import ConnectionInterrupted
 from ops import audit
 from ops.backup import archive, database
 from ops.backup.archive import BackupError, Manifest, Source
+from ops.contracts.audit import declare_action
 from ops.contracts.principal import SYSTEM
 from ops.files import incoming_folder, move_into_storage
+
+CREATE_BACKUP = declare_action("backup.create", "A backup of the database and all stored files was made.")
+RESTORE_BACKUP = declare_action("backup.restore", "A backup took the place of everything that was there.")
 
 Reporter = Callable[[str], None]
 
@@ -40,7 +44,7 @@ def create(target: Path, *, report: Reporter) -> Manifest:
         report("Adding the stored files")
         sources = [Source(archive.DATABASE, lambda: dump.open("rb"), lambda: dump.stat().st_size), *_stored_files()]
         manifest = archive.write(target, sources, _facts())
-    audit.record(SYSTEM, "create.backup", target.name, {"files": len(manifest.files)})
+    audit.record(SYSTEM, CREATE_BACKUP, target.name, {"files": len(manifest.files)})
     return manifest
 
 
@@ -67,7 +71,7 @@ def restore(source: Path, *, replace: bool, report: Reporter) -> Manifest:
     except (ConnectionInterrupted, redis.RedisError):
         report("Redis can't be reached: empty its caches before you start the server")
     if not _pending_migrations():
-        audit.record(SYSTEM, "restore.backup", source.name, {"created_at": str(manifest.facts.get("created_at"))})
+        audit.record(SYSTEM, RESTORE_BACKUP, source.name, {"created_at": str(manifest.facts.get("created_at"))})
     return manifest
 
 

@@ -39,7 +39,7 @@ class Migration(migrations.Migration):
                 ('id', models.BigAutoField(primary_key=True, serialize=False)),
                 ('occurred_at', models.DateTimeField(auto_now_add=True, db_index=True)),
                 ('actor', models.CharField(max_length=200)),
-                ('action', models.CharField(help_text='verb.noun, such as delete.document', max_length=64)),
+                ('action', models.CharField(help_text='noun.verb, such as document.delete', max_length=64)),
                 ('target', models.CharField(max_length=600)),
                 ('details', models.JSONField(default=dict)),
             ],

@@ -7,12 +7,9 @@ more is removed by `collect_garbage`, after a grace that covers the time between
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import BinaryIO, cast
 
 from django.core.files.storage import default_storage
@@ -20,7 +17,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from models_registry.locks import lock_until_commit
-from ops.files import incoming_folder, move_into_storage
+from ops import files
 from rag.models import Document, IndexItem, ItemState
 
 FOLDER = "originals"
@@ -47,7 +44,7 @@ def put(data: bytes) -> str:
             lock_until_commit(f"original:{sha256}")
             if _is_fresh(name, len(data)):
                 return sha256
-            _store(data, name)
+            files.store(data, name)
     except OSError as error:
         raise OriginalError(f"The file could not be stored: {error.strerror or error}.") from error
     return sha256
@@ -98,18 +95,6 @@ def _is_fresh(name: str, size_bytes: int) -> bool:
         return default_storage.size(name) == size_bytes and _modified(name) > timezone.now() - GRACE / 2
     except FileNotFoundError:
         return False
-
-
-def _store(data: bytes, name: str) -> None:
-    descriptor, received = tempfile.mkstemp(dir=incoming_folder())
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        move_into_storage(Path(received), name)
-    finally:
-        Path(received).unlink(missing_ok=True)
 
 
 def _modified(name: str) -> datetime:

@@ -299,10 +299,12 @@ def _vanished(
         Document.objects.filter(collection_id=collection_id, source_root__in=roots)
         .exclude(state=DocumentState.DELETED)
         .order_by("document_id")
-        .values_list("document_id", "source", "source_root")
+        .values_list("document_id", "source", "source_root", "access_groups")
     )
-    for document_id, source, source_root in known.iterator(chunk_size=2000):
+    for document_id, source, source_root, access_groups in known.iterator(chunk_size=2000):
         # What a broken file held before is not gone: nobody knows what it holds now.
         above = (source, *map(str, PurePosixPath(source).parents))
         if document_id not in offered_ids and unread_sources.isdisjoint(above):
-            yield Planned(Offer(document_id, "", source=source, source_root=source_root), ItemState.REMOVED)
+            # With its groups, so that only they see in the run's record what is gone.
+            gone = Offer(document_id, "", source=source, source_root=source_root, access_groups=access_groups)
+            yield Planned(gone, ItemState.REMOVED)

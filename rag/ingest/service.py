@@ -20,6 +20,7 @@ from django.db import DataError, Error, IntegrityError, transaction
 from kombu.exceptions import OperationalError as BrokerError
 
 from ops import audit
+from ops.contracts.audit import AuditAction, declare_action
 from ops.contracts.principal import Principal
 from ops.contracts.problems import Conflict, NotFound, Problem, Unavailable
 from ops.contracts.stage import stage
@@ -35,6 +36,11 @@ from rag.pipeline.embed import EmbeddingError
 from rag.spaces import embedder_for
 
 logger = logging.getLogger(__name__)
+
+INDEX = declare_action("documents.index", "Documents were offered; an index run is to bring them in.")
+DELETE = declare_action("document.delete", "A document is no longer found; for a time it can be restored.")
+RESTORE = declare_action("document.restore", "A deleted document is to be indexed again.")
+REINDEX = declare_action("document.reindex", "A document is to be read and indexed again.")
 
 MAX_QUEUED_BATCHES = 64
 """Most messages that one run has in the queue: each goes on with the next batch when it is done with one."""
@@ -92,7 +98,7 @@ def start_run(
             runs.open_run(run)
             audit.record(
                 principal,
-                "documents.index",
+                INDEX,
                 collection.slug,
                 {"run": str(run.id), "origin": origin, "documents": run.total},
             )
@@ -147,7 +153,7 @@ def remove_document(collection: Collection, document_id: str, principal: Princip
     with changing(collection.id) as change:
         if not writer.remove_document(change, document_id, writer.next_revision()):
             raise NotFound(f"There is no document '{document_id}' in '{collection.slug}'.")
-        audit.record(principal, "document.delete", f"{collection.slug}/{document_id}")
+        audit.record(principal, DELETE, f"{collection.slug}/{document_id}")
 
 
 def restore_document(collection: Collection, document_id: str, principal: Principal) -> IndexRun:
@@ -155,7 +161,7 @@ def restore_document(collection: Collection, document_id: str, principal: Princi
     document = _existing(collection, document_id)
     if document.state != DocumentState.DELETED:
         raise Conflict(f"The document '{document_id}' is not deleted.")
-    return _index_again(collection, document, principal, "document.restore")
+    return _index_again(collection, document, principal, RESTORE)
 
 
 def reindex_document(collection: Collection, document_id: str, principal: Principal) -> IndexRun:
@@ -163,7 +169,7 @@ def reindex_document(collection: Collection, document_id: str, principal: Princi
     document = _existing(collection, document_id)
     if document.state == DocumentState.DELETED:
         raise NotFound(f"The document '{document_id}' is deleted; restore it first.")
-    return _index_again(collection, document, principal, "document.reindex")
+    return _index_again(collection, document, principal, REINDEX)
 
 
 def reindex_collection(collection: Collection, principal: Principal) -> IndexRun:
@@ -192,7 +198,7 @@ def _existing(collection: Collection, document_id: str) -> Document:
     return document
 
 
-def _index_again(collection: Collection, document: Document, principal: Principal, action: str) -> IndexRun:
+def _index_again(collection: Collection, document: Document, principal: Principal, action: AuditAction) -> IndexRun:
     try:
         offer = _stored_offer(document)
     except OriginalError as error:

@@ -38,7 +38,7 @@ def restore(request: HttpRequest, pk: int) -> HttpResponse:
     ours = cast(Request, request)
     document = get_document(ours.principal, pk)
     run = restore_document(document.collection, document.document_id, ours.principal)
-    return _after_run(request, document, run, "is being restored.")
+    return _after_run(ours, document, run, "is being restored.")
 
 
 @requires(POST=Scope.INGEST)
@@ -47,12 +47,13 @@ def reindex(request: HttpRequest, pk: int) -> HttpResponse:
     ours = cast(Request, request)
     document = get_document(ours.principal, pk)
     run = reindex_document(document.collection, document.document_id, ours.principal)
-    return _after_run(request, document, run, "is being indexed again.")
+    return _after_run(ours, document, run, "is being indexed again.")
 
 
-def _after_run(request: HttpRequest, document: Document, run: IndexRun, text: str) -> HttpResponse:
+def _after_run(request: Request, document: Document, run: IndexRun, text: str) -> HttpResponse:
     if request.htmx:  # type: ignore[attr-defined]
-        return render(request, "documents/run_started.html", {"view": run_view(run, most_failures=1)}, status=202)
+        view = run_view(run, request.principal, most_failures=1)
+        return render(request, "documents/run_started.html", {"view": view}, status=202)
     messages.success(request, f"“{document}” {text}")
     return redirect("document", document.pk)
 

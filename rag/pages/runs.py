@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import cast
 
 from django.core.paginator import Paginator
-from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.utils import timezone
@@ -19,7 +18,7 @@ from ops.access import requires
 from ops.contracts.principal import Principal, Scope
 from ops.requests import Request
 from rag.models import IndexItem, IndexRun, ItemState, RunState
-from rag.readable import open_collections
+from rag.readable import visible_items, visible_runs
 
 PAGE_SIZE = 25
 ITEMS_SHOWN = 200
@@ -47,21 +46,13 @@ class RunView:
         return self.is_live and timezone.now() - self.run.progressed_at > PATIENCE
 
 
-def visible_runs(principal: Principal) -> QuerySet[IndexRun]:
-    """The runs that a principal may look into: their own; all of the open collections for administrators.
-
-    A run names documents before anybody knows who may read them.
-    """
-    runs = IndexRun.objects.filter(collection__in=open_collections(principal)).select_related("collection")
-    return runs if principal.sees_all_groups else runs.filter(started_by=principal.name)
-
-
-def run_view(run: IndexRun, *, most_failures: int) -> RunView:
-    failed = run.items.filter(state=ItemState.FAILED).order_by("id") if run.failed else run.items.none()
+def run_view(run: IndexRun, principal: Principal, *, most_failures: int) -> RunView:
+    items = visible_items(run, principal)
+    failed = items.filter(state=ItemState.FAILED).order_by("id") if run.failed else items.none()
     return RunView(run, list(failed.only("document_id", "source", "reason", "run")[:most_failures]))
 
 
-@requires(GET=Scope.QUERY)
+@requires(GET=Scope.INGEST)
 @never_cache
 def run_list(request: HttpRequest) -> HttpResponse:
     """Every visible run, newest first."""
@@ -70,27 +61,34 @@ def run_list(request: HttpRequest) -> HttpResponse:
     return render(request, "documents/runs.html", {"section": "documents", "page": page, "any_live": any_live})
 
 
-@requires(GET=Scope.QUERY)
+@requires(GET=Scope.INGEST)
 @never_cache
 def run_detail(request: HttpRequest, run_id: uuid.UUID) -> HttpResponse:
     """One run; the page follows it until it is finished."""
-    run = get_object_or_404(visible_runs(cast(Request, request).principal), pk=run_id)
-    items = run.items.exclude(state__in=(ItemState.FAILED, ItemState.UNCHANGED, ItemState.PENDING)).order_by("id")
+    principal = cast(Request, request).principal
+    run = get_object_or_404(visible_runs(principal), pk=run_id)
+    items = (
+        visible_items(run, principal)
+        .exclude(state__in=(ItemState.FAILED, ItemState.UNCHANGED, ItemState.PENDING))
+        .order_by("id")
+    )
     context = {
         "section": "documents",
-        "view": run_view(run, most_failures=ITEMS_SHOWN),
+        "view": run_view(run, principal, most_failures=ITEMS_SHOWN),
         "items": items.only("document_id", "source", "state", "run")[:ITEMS_SHOWN],
         "items_shown": ITEMS_SHOWN,
     }
     return _announced(render(request, "documents/run.html", context), run)
 
 
-@requires(GET=Scope.QUERY)
+@requires(GET=Scope.INGEST)
 @never_cache
 def run_card(request: HttpRequest, run_id: uuid.UUID) -> HttpResponse:
     """The run as a small card that asks for itself again until the run is finished."""
-    run = get_object_or_404(visible_runs(cast(Request, request).principal), pk=run_id)
-    return _announced(render(request, "documents/run_card.html", {"view": run_view(run, most_failures=20)}), run)
+    principal = cast(Request, request).principal
+    run = get_object_or_404(visible_runs(principal), pk=run_id)
+    view = run_view(run, principal, most_failures=20)
+    return _announced(render(request, "documents/run_card.html", {"view": view}), run)
 
 
 def _announced(response: HttpResponse, run: IndexRun) -> HttpResponse:

@@ -40,7 +40,8 @@ def upload(request: HttpRequest) -> HttpResponse:
             return render(request, "documents/upload_problem.html", {"problem": problem}, status=problem.status)
         return _form_page(ours, problem)
     if is_scripted:
-        return render(request, "documents/run_card.html", {"view": run_view(run, most_failures=20)}, status=202)
+        view = run_view(run, ours.principal, most_failures=20)
+        return render(request, "documents/run_card.html", {"view": view}, status=202)
     return redirect("index-run", run.pk)
 
 

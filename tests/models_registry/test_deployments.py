@@ -46,14 +46,14 @@ def test_it_leaves_what_is_live_already_as_it_is(operator: Principal, make_versi
     row = deployments.activate(Slot.LTR, version, by=operator)
     assert deployments.activate(Slot.LTR, version, by=operator) == row
     assert Deployment.objects.count() == 1
-    assert AuditEvent.objects.filter(action="activate.deployment").count() == 1
+    assert AuditEvent.objects.filter(action="deployment.activate").count() == 1
 
 
 def test_it_records_who_changed_what_and_why(operator: Principal, make_version: MakeVersion) -> None:
     deployments.activate(Slot.LTR, make_version(content=b"one"), by=operator)
     deployments.activate(Slot.LTR, make_version(content=b"two"), by=operator, reason="better")
 
-    event = AuditEvent.objects.filter(action="activate.deployment").latest("id")
+    event = AuditEvent.objects.filter(action="deployment.activate").latest("id")
     assert event.target == "global/ltr"
     assert event.details == {"reason": "better", "before": "ranker@1", "after": "ranker@2"}
 

@@ -72,7 +72,7 @@ def test_a_version_keeps_its_author_and_reason_and_is_audited(operator: Principa
     created = weights.create_version(weights.propose(0.7, 0.3), by=operator, reason="more learning")
     assert (created.author, created.reason) == ("olga", "more learning")
     event = AuditEvent.objects.get()
-    assert (event.action, event.target) == ("create.weights", f"weights/{created.version}")
+    assert (event.action, event.target) == ("weights.create", f"weights/{created.version}")
     assert event.details == {"ltr": 0.7, "conceptual": 0.3, "reason": "more learning"}
 
 

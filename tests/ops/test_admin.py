@@ -11,6 +11,7 @@ from django.utils import timezone
 from ops import audit, keys
 from ops.alerts import raise_alert
 from ops.contracts.principal import SYSTEM, Scope
+from ops.keys import REVOKE_KEY
 from ops.models import AlertSeverity, ApiKey, AuditEvent, QueryPerformance
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("keys_on")]
@@ -66,7 +67,7 @@ class TestKeys:
         key = keys.create_key("old", [Scope.QUERY], actor=SYSTEM)
         administrator.post("/admin/ops/apikey/", {"action": "revoke", "_selected_action": [key.record.pk]}, follow=True)
         assert keys.verify(key.text) is None
-        assert AuditEvent.objects.get(action="revoke.api_key").actor == "user:grace"
+        assert AuditEvent.objects.get(action="api_key.revoke").actor == "user:grace"
         assert administrator.post(f"/admin/ops/apikey/{key.record.pk}/change/", form()).status_code == 403
         assert administrator.post(f"/admin/ops/apikey/{key.record.pk}/delete/", {"post": "yes"}).status_code == 403
         administrator.post(
@@ -77,7 +78,7 @@ class TestKeys:
 
 class TestRecords:
     def test_it_shows_what_the_product_writes_and_lets_nobody_edit_it(self, administrator: Client) -> None:
-        audit.record(SYSTEM, "delete.document", "docs/1")
+        audit.record(SYSTEM, REVOKE_KEY, "docs/1")
         raise_alert("disk", AlertSeverity.WARNING, "nearly full")
         QueryPerformance.objects.create(
             id=1,

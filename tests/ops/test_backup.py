@@ -90,7 +90,7 @@ def test_it_brings_tables_and_files_back_as_they_were(files: Path, tmp_path: Pat
 
     rows = list(AuditEvent.objects.order_by("id").values())
     assert rows[: len(before)] == before
-    assert [row["action"] for row in rows[len(before) :]] == ["restore.backup"]
+    assert [row["action"] for row in rows[len(before) :]] == ["backup.restore"]
     assert keys.verify(key.text) is not None
     assert execute("SELECT embedding::text FROM measured") == [(f"[{vector}]",)]
     assert execute("INSERT INTO measured DEFAULT VALUES RETURNING id") == [(2,)]

@@ -113,7 +113,7 @@ class TestCreate:
 
     def test_it_leaves_a_trace_without_the_secret(self) -> None:
         key = made(name="for the crawler")
-        event = AuditEvent.objects.get(action="create.api_key")
+        event = AuditEvent.objects.get(action="api_key.create")
         assert (event.actor, event.target) == ("system", key.record.prefix)
         assert key.text.split("_")[2] not in json.dumps(event.details)
 
@@ -137,7 +137,7 @@ class TestRevoke:
         prefix = made().record.prefix
         first = keys.revoke_key(prefix, actor=SYSTEM).revoked_at
         assert keys.revoke_key(prefix, actor=SYSTEM).revoked_at == first
-        assert AuditEvent.objects.filter(action="revoke.api_key").count() == 1
+        assert AuditEvent.objects.filter(action="api_key.revoke").count() == 1
 
     def test_it_knows_no_other_key(self) -> None:
         with pytest.raises(NotFound):

@@ -268,15 +268,27 @@ class TestReaders:
         assert names(sign_in("pim", groups=("kitchen",)), "/documents/") == []
         assert names(sign_in("quin", groups=("board",)), "/documents/") == ["plan.txt"]
 
-    def test_a_run_of_somebody_else_is_not_shown(self, sign_in: SignIn, add_documents: AddDocuments) -> None:
-        add_documents({"tea.txt": "tea"})
+    def test_a_run_is_shown_to_those_who_may_read_what_its_collection_holds(
+        self, sign_in: SignIn, add_documents: AddDocuments
+    ) -> None:
+        add_documents({"plan.txt": "tea plan"}, collection="board")
+        Collection.objects.filter(slug="board").update(default_access_groups=["board"])
         run = IndexRun.objects.get()
         outsider = sign_in("rob")
         assert "No runs yet" in text_of(outsider.get("/documents/runs/"))
         assert outsider.get(f"/documents/runs/{run.pk}/").status_code == 404
         assert outsider.get(f"/documents/runs/{run.pk}/card/").status_code == 404
-        administrator = sign_in("sue", is_staff=True)
-        assert administrator.get(f"/documents/runs/{run.pk}/").status_code == 200
+        for reader in (sign_in("tim", groups=("board",)), sign_in("sue", is_staff=True)):
+            assert "plan.txt" in text_of(reader.get(f"/documents/runs/{run.pk}/"))
+
+    def test_a_run_does_not_name_what_others_alone_may_read(self, sign_in: SignIn, add_documents: AddDocuments) -> None:
+        add_documents({"secret.txt": "tea", "secret.pdf": b"%PDF-1.4"}, access_groups=["board"])
+        run = IndexRun.objects.get()
+        for outside in (f"/documents/runs/{run.pk}/", f"/documents/runs/{run.pk}/card/"):
+            response = sign_in(f"viv{len(outside)}").get(outside)
+            assert response.status_code == 200
+            assert "secret" not in text_of(response)
+        assert "secret.txt" in text_of(sign_in("wes", groups=("board",)).get(f"/documents/runs/{run.pk}/"))
 
 
 def test_every_document_page_asks_strangers_to_sign_in(stranger: Client) -> None:

@@ -60,7 +60,7 @@ from rag.ingest import originals, service
 from rag.ingest.originals import OriginalError
 from rag.ingest.plan import Offer
 from rag.models import SLUG_PATTERN, Collection, Document, DocumentState, IndexRun
-from rag.readable import open_collections, readable_documents
+from rag.readable import open_collections, readable_documents, visible_items, visible_runs
 
 TAGS = ["documents"]
 
@@ -147,7 +147,7 @@ class CollectionsView(APIView):
 
 
 class CollectionDetailView(APIView):
-    required_scopes = {"GET": Scope.QUERY, "PATCH": Scope.INGEST, "DELETE": Scope.INGEST}
+    required_scopes = {"GET": Scope.QUERY, "PATCH": Scope.INGEST, "DELETE": Scope.ADMIN}
 
     @extend_schema(operation_id="get_collection", tags=TAGS, responses=CollectionSerializer)
     def get(self, request: Request, slug: str) -> Response:
@@ -361,10 +361,11 @@ class IndexRunView(APIView):
     def get(self, request: Request, run_id: UUID) -> Response:
         """How far a run is, and a page of what became of each document that was not unchanged."""
         given = checked(RunQuerySerializer, request)
-        run = IndexRun.objects.select_related("collection").filter(id=run_id).first()
-        if run is None or not principal_of(request).may_touch(run.collection.slug):
+        principal = principal_of(request)
+        run = visible_runs(principal).filter(id=run_id).first()
+        if run is None:
             raise NotFound(f"There is no index run {run_id}.")
-        items = run.items.defer("text")
+        items = visible_items(run, principal).defer("text")
         if "state" in given:
             items = items.filter(state=given["state"])
         pages = ItemPages()

@@ -89,14 +89,22 @@ def test_it_indexes_again_when_the_settings_ask_for_it(api: Client) -> None:
     assert (response["Location"], run["total"]) == (f"/rag/index-runs/{run['id']}", 1)
 
 
-def test_it_deletes_only_when_the_slug_is_repeated(api: Client) -> None:
+def test_it_deletes_only_when_the_slug_is_repeated(api: Client, client_of: ClientOf) -> None:
+    admin = client_of(Scope.ADMIN)
     post(api, COLLECTIONS, {"slug": "c"})
     work_off(post(api, "/rag/documents", {"collection": "c", "document_id": "a", "text": "Words."}))
     for query in ("", "?confirm=d", "?confirm="):
-        assert_problem(send(api, "DELETE", f"{COLLECTIONS}/c{query}"), 400, "invalid-request")
-    assert send(api, "DELETE", f"{COLLECTIONS}/c?confirm=c").status_code == 204
+        assert_problem(send(admin, "DELETE", f"{COLLECTIONS}/c{query}"), 400, "invalid-request")
+    assert send(admin, "DELETE", f"{COLLECTIONS}/c?confirm=c").status_code == 204
     assert not Document.objects.exists()
-    assert_problem(send(api, "DELETE", f"{COLLECTIONS}/c?confirm=c"), 404, "not-found")
+    assert_problem(send(admin, "DELETE", f"{COLLECTIONS}/c?confirm=c"), 404, "not-found")
+
+
+def test_only_administrators_delete_one(api: Client) -> None:
+    post(api, COLLECTIONS, {"slug": "c"})
+    problem = assert_problem(send(api, "DELETE", f"{COLLECTIONS}/c?confirm=c"), 403, "forbidden")
+    assert problem["required_scope"] == "admin"
+    assert Collection.objects.filter(slug="c").exists()
 
 
 def test_it_lets_a_limited_key_make_only_its_collections(client_of: ClientOf) -> None:

@@ -370,6 +370,22 @@ class TestAccess:
         ):
             assert_problem(response, 404, "not-found")
 
+    def test_it_shows_a_run_to_those_who_may_read_what_its_collection_holds(
+        self, api: Client, client_of: ClientOf, collection: Collection
+    ) -> None:
+        run = work_off(upload(api, ("plan.txt", b"Words."), ("broken.pdf", b"%PDF-1.4"), access_groups="staff"))
+        address_of_run = f"/rag/index-runs/{run.id}"
+        colleague, stranger = (client_of(Scope.INGEST, groups=groups) for groups in (["staff"], ["guests"]))
+
+        def named(client: Client) -> list[str]:
+            return [item["document_id"] for item in client.get(address_of_run).json()["documents"]["results"]]
+
+        assert named(api) == named(colleague) == ["plan.txt", "broken.pdf"]
+        assert named(stranger) == []
+        Collection.objects.update(default_access_groups=["staff"])
+        assert named(api) == named(colleague) == ["plan.txt", "broken.pdf"]
+        assert_problem(stranger.get(address_of_run), 404, "not-found")
+
     def test_it_asks_for_the_right_scope(self, client_of: ClientOf, collection: Collection) -> None:
         reader, writer = client_of(Scope.QUERY), client_of(Scope.INGEST)
         body = {"collection": "c", "document_id": "a", "text": "x"}
