@@ -444,19 +444,62 @@ class Judgement(models.Model):
         return f"{self.query_id} {self.document_id}: {self.grade}"
 
 
+class EvaluationState(models.TextChoices):
+    PENDING = "pending"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+
+
 class EvaluationRun(models.Model):
-    """One measurement of ranking quality, with what it was measured on."""
+    """One measurement of ranking quality, with what it was measured on.
+
+    What was measured is empty until the run is finished. ``total`` is the number of judged queries, ``done`` how many
+    of them have been ranked.
+    """
 
     created_at = models.DateTimeField(auto_now_add=True)
     collection = models.CharField(max_length=64)
+    label = models.CharField(max_length=200, blank=True, help_text="What the run was for, in its maker's words.")
+    started_by = models.CharField(max_length=200, blank=True)
+    state = models.CharField(max_length=16, choices=EvaluationState.choices, default=EvaluationState.FINISHED)
+    failure = models.TextField(blank=True)
+    total = models.PositiveIntegerField(default=0)
+    done = models.PositiveIntegerField(default=0)
+    attempts = models.PositiveSmallIntegerField(default=0, editable=False)
+    started_at = models.DateTimeField(null=True, blank=True)
+    progressed_at = models.DateTimeField(default=timezone.now, editable=False)
+    finished_at = models.DateTimeField(null=True, blank=True)
     dataset_sha256 = models.CharField(max_length=64)
-    snapshot = models.JSONField()
-    metrics = models.JSONField(help_text="{row: {metric: mean}}")
-    per_query = models.JSONField(help_text="{row: {query id: {metric: value}}}")
-    in_sample = models.BooleanField(help_text="The ranker was trained on this collection's judgements.")
+    snapshot = models.JSONField(default=dict, help_text="Everything that decided the rankings: models, weights.")
+    revision = models.CharField(max_length=100, blank=True, help_text="The code's git revision, where it is known.")
+    timings = models.JSONField(default=dict, help_text='{stage: {"p50_ms": …, "p95_ms": …}} of one query, uncached')
+    metrics = models.JSONField(default=dict, help_text="{row: {metric: mean}}")
+    per_query = models.JSONField(default=dict, help_text="{row: {query id: {metric: value}}}")
+    in_sample = models.BooleanField(default=False, help_text="The ranker was trained on this collection's judgements.")
 
     class Meta:
-        ordering = ("-created_at",)
+        ordering = ("-id",)
 
     def __str__(self) -> str:
-        return f"{self.collection} {self.created_at:%Y-%m-%d %H:%M}"
+        return f"evaluation {self.pk} of {self.collection}"
+
+    @property
+    def is_live(self) -> bool:
+        return self.state in {EvaluationState.PENDING, EvaluationState.RUNNING}
+
+    @property
+    def ranker(self) -> str:
+        """``name@version``; empty until it is known."""
+        return str(self.snapshot.get("ranker_label", ""))
+
+    @property
+    def embedder(self) -> str:
+        """The embedding space, named after its model; empty until it is known."""
+        return str(self.snapshot.get("space", {}).get("label", ""))
+
+    @property
+    def duration_s(self) -> float | None:
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return (self.finished_at - self.started_at).total_seconds()

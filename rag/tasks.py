@@ -11,6 +11,7 @@ from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
 from rag import query_log
+from rag.evaluation import background
 from rag.ingest import originals, runs, service, writer
 from rag.models import IdempotentRequest, IndexRun, RunState
 
@@ -40,6 +41,26 @@ def resume_index_runs(*, at_once: bool = False) -> None:
     for run_id in runs.take_stalled_runs(timezone.now(), stalled_after):
         if not runs.finish_if_done(run_id):
             index_batch.delay(str(run_id))
+
+
+@shared_task(
+    name="rag.evaluate_collection",
+    autoretry_for=(OperationalError, InterfaceError),
+    retry_backoff=True,
+    retry_backoff_max=60,
+    max_retries=20,
+)
+def evaluate_collection(run_id: int) -> None:
+    """Make an evaluation that was asked for."""
+    background.perform(run_id)
+
+
+@shared_task(name="rag.resume_evaluations")
+def resume_evaluations(*, at_once: bool = False) -> None:
+    """Queue evaluations again whose messages or workers were lost; as `resume_index_runs`."""
+    stalled_after = timedelta(0) if at_once else background.STALLED_AFTER
+    for run_id in background.take_stalled(timezone.now(), stalled_after):
+        evaluate_collection.delay(run_id)
 
 
 @shared_task(name="rag.fold_lexical_totals")

@@ -23,4 +23,5 @@ def unwind_on_sigterm(**_: object) -> None:
 @worker_ready.connect
 def resume_at_once(**_: object) -> None:
     """The worker that replaces a killed one goes on with its runs before they count as stalled."""
-    app.send_task("rag.resume_index_runs", kwargs={"at_once": True})
+    for name in ("rag.resume_index_runs", "rag.resume_evaluations"):
+        app.send_task(name, kwargs={"at_once": True})

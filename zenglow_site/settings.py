@@ -171,6 +171,7 @@ CELERY_BEAT_SCHEDULE = {
     name: {"task": name, "schedule": every_s, "options": {"expires": every_s}}
     for name, every_s in {
         "rag.resume_index_runs": 30.0,
+        "rag.resume_evaluations": 30.0,
         "rag.fold_lexical_totals": 300.0,
         "rag.purge_deleted": 3600.0,
         "rag.purge_query_log": 6 * 3600.0,

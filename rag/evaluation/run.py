@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any
+
+import numpy as np
+from django.conf import settings
+from django.utils import timezone
 
 from models_registry.models import ModelVersion
 from ops.contracts.principal import SYSTEM
 from ops.contracts.problems import NotFound, Unavailable
+from ops.contracts.stage import recording
 from rag.evaluation.measures import Judgements, means, per_query
 from rag.evaluation.rows import ROWS, documents_in_order, orders
-from rag.models import Document, EvaluationRun, JudgedQuery, Judgement
+from rag.models import Document, EvaluationRun, EvaluationState, JudgedQuery, Judgement
 from rag.pipeline.query import normalize_query
 from rag.pipeline.search import Progress, fuse_scores, score
 from rag.pipeline.snapshot import resolve
@@ -52,33 +60,108 @@ def dataset_sha256(queries: dict[str, str], judgements: Judgements) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def evaluate(collection_slug: str, on_query: OnQuery = lambda done, total: None) -> EvaluationRun:
-    """Rank every judged query by every row, without caches, and store the result.
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one evaluation found out, named as the columns of `EvaluationRun`."""
+
+    dataset_sha256: str
+    total: int
+    done: int
+    snapshot: dict[str, Any]
+    revision: str
+    timings: dict[str, dict[str, float]]
+    metrics: dict[str, dict[str, float]]
+    per_query: dict[str, dict[str, dict[str, float]]]
+    in_sample: bool
+
+    def columns(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def evaluate(
+    collection_slug: str,
+    on_query: OnQuery = lambda done, total: None,
+    *,
+    label: str = "",
+    started_by: str = SYSTEM.name,
+) -> EvaluationRun:
+    """Measure a collection now and store the result.
 
     Raises `NotFound`, and `Unavailable` when a model can't be used: the figures would be those of what stood in.
     """
+    started_at = timezone.now()
+    measured = measure(collection_slug, on_query)
+    return EvaluationRun.objects.create(
+        collection=collection_slug,
+        label=label,
+        started_by=started_by,
+        state=EvaluationState.FINISHED,
+        started_at=started_at,
+        finished_at=timezone.now(),
+        **measured.columns(),
+    )
+
+
+def measure(collection_slug: str, on_query: OnQuery = lambda done, total: None) -> Measured:
+    """Rank every judged query by every row, without caches. Raises as `evaluate`."""
     judged = judged_set(collection_slug)
     resolved = resolve(collection_slug, SYSTEM)
     names = dict(Document.objects.filter(collection__slug=collection_slug).values_list("id", "document_id"))
     rankings: dict[str, dict[str, list[str]]] = {row: {} for row in ROWS}
+    durations_ms: list[Mapping[str, float]] = []
     for done, (query_id, text) in enumerate(sorted(judged.queries.items()), start=1):
         progress = Progress(query_id)
-        scored, terms, candidates = score(normalize_query(text), {}, resolved, progress)
-        for fault in progress.degraded.values():
-            raise Unavailable(fault)
-        fused = fuse_scores(resolved.snapshot, scored)
+        with recording() as recorded:
+            scored, terms, candidates = score(normalize_query(text), {}, resolved, progress)
+            for fault in progress.degraded.values():
+                raise Unavailable(fault)
+            fused = fuse_scores(resolved.snapshot, scored)
+        durations_ms.append(recorded.durations_ms)
         for row, order in orders(terms, candidates, fused).items():
             rankings[row][query_id] = documents_in_order(order, candidates, names)
         on_query(done, len(judged.queries))
     values = {row: per_query(ranking, judged.judgements) for row, ranking in rankings.items()}
-    return EvaluationRun.objects.create(
-        collection=collection_slug,
+    return Measured(
         dataset_sha256=judged.sha256,
+        total=len(judged.queries),
+        done=len(judged.queries),
         snapshot=resolved.snapshot.as_dict(),
+        revision=code_revision(),
+        timings=stage_timings(durations_ms),
         metrics={row: means(of_row) for row, of_row in values.items()},
         per_query=values,
         in_sample=_was_trained_on(resolved.ranker.version_id, collection_slug, judged.sha256),
     )
+
+
+def stage_timings(durations_ms: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Median and 95th percentile of each stage over the queries, and of their sum, ``total``."""
+    samples: dict[str, list[float]] = {}
+    for of_query in durations_ms:
+        for name, duration_ms in of_query.items():
+            samples.setdefault(name, []).append(duration_ms)
+        samples.setdefault("total", []).append(sum(of_query.values()))
+    return {
+        name: {"p50_ms": round(float(p50), 3), "p95_ms": round(float(p95), 3)}
+        for name, values in samples.items()
+        for p50, p95 in [np.percentile(values, [50, 95])]
+    }
+
+
+@cache
+def code_revision() -> str:
+    """The git revision of the running code, ending in ``-dirty`` where files differ; empty outside a checkout."""
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(settings.BASE_DIR), "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return found.stdout.strip()[:100]
 
 
 def _was_trained_on(version_id: int, collection_slug: str, sha256: str) -> bool:

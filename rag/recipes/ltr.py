@@ -22,6 +22,7 @@ from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
 from rag.evaluation.rows import orders
+from rag.evaluation.significance import compare as compare
 from rag.pipeline.features import COLUMN, FEATURES, SCHEMA_VERSION, extract
 from rag.pipeline.fusion import fuse
 from rag.pipeline.ltr import LightGbmRanker, LinearRanker, Ranker
@@ -259,37 +260,6 @@ def means(scores: Scores) -> dict[str, dict[str, float]]:
         row: {name: round(value, 4) for name, value in (per | {"macro": fmean(per.values())}).items()}
         for row, per in table.items()
     }
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """difference: of the macro means; p_value: two-sided; wins, losses, ties: queries."""
-
-    difference: float
-    p_value: float
-    wins: int
-    losses: int
-    ties: int
-
-
-def compare(scores: Scores, row: str, baseline: str, permutations: int = 10_000) -> Comparison:
-    """Paired randomisation test of two rows over the same queries (Smucker, Allan and Carterette, 2007)."""
-    deltas, shares = [], []
-    for name, queries in scores[row].items():
-        for query_id, value in queries.items():
-            deltas.append(value - scores[baseline][name][query_id])
-            shares.append(1 / len(queries) / len(scores[row]))
-    delta, share = np.array(deltas), np.array(shares)
-    observed = float(delta @ share)
-    signs = np.random.default_rng(SEED).choice((-1.0, 1.0), size=(permutations, len(delta)))
-    as_extreme = np.count_nonzero(np.abs(signs @ (delta * share)) >= abs(observed) - 1e-12)
-    return Comparison(
-        difference=observed,
-        p_value=float((as_extreme + 1) / (permutations + 1)),
-        wins=int(np.count_nonzero(delta > 0)),
-        losses=int(np.count_nonzero(delta < 0)),
-        ties=int(np.count_nonzero(delta == 0)),
-    )
 
 
 def better_kind(scores: Scores) -> str:

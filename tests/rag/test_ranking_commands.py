@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from models_registry import artifacts, deployments, versions, weights
 from models_registry.live import view
 from models_registry.models import ModelKind, ModelVersion, Slot
 from ops.contracts.principal import SYSTEM
+from ops.models import AuditEvent
 from rag.evaluation.rows import ROWS
 from rag.evaluation.run import judged_set
 from rag.models import Collection, EvaluationRun
@@ -135,15 +137,45 @@ class TestEvaluate:
     def test_it_prints_json(self, judged: list[Collection]) -> None:
         (figures,) = json.loads(run("evaluate", "--collection", "bees", "--json"))
         stored = EvaluationRun.objects.get()
-        assert figures == {
-            "id": stored.id,
-            "collection": "bees",
-            "queries": 12,
-            "ranker": view.model(Slot.LTR, "bees").label,
-            "weights": dict(zip(("ltr", "conceptual"), view.weights("bees").normalized, strict=True)),
-            "in_sample": False,
-            "metrics": stored.metrics,
-        }
+        assert figures["id"] == stored.id
+        assert (figures["collection"], figures["queries"], figures["in_sample"]) == ("bees", 12, False)
+        assert figures["ranker"] == view.model(Slot.LTR, "bees").label
+        assert figures["embedder"] == view.model(Slot.EMBEDDER, "bees").label
+        assert figures["weights"] == dict(zip(("ltr", "conceptual"), view.weights("bees").normalized, strict=True))
+        assert figures["metrics"] == stored.metrics
+        assert figures["dataset_sha256"] == judged_set("bees").sha256
+        (against_simple,) = figures["comparisons"]
+        simple = max(("rrf", "convex"), key=lambda row: stored.metrics[row]["ndcg@10"])
+        assert (against_simple["a"]["row"], against_simple["b"]["row"]) == (simple, "pipeline")
+        assert "queries" not in against_simple
+
+    def test_it_says_whether_the_pipeline_really_beats_the_better_fusion(self, judged: list[Collection]) -> None:
+        text = " ".join(run("evaluate", "--collection", "bees", "--label", "before tuning").split())
+        stored = EvaluationRun.objects.get()
+        assert stored.label == "before tuning"
+        assert f"evaluation {stored.id} · before tuning" in text
+        assert re.search(
+            r"pipeline against (rrf|convex): [+-]0\.\d{4} ndcg@10 .*p = \d\.\d{4}, \d+ wins, \d+ losses", text
+        )
+
+    def test_it_compares_with_an_earlier_run_of_the_same_judgements(self, judged: list[Collection]) -> None:
+        run("evaluate", "--collection", "bees")
+        run("evaluate", "--collection", "bake")
+        bees, bake = EvaluationRun.objects.order_by("id")
+        text = run("evaluate", "--collection", "bees", "--baseline-run", bees.id)
+        newest = EvaluationRun.objects.order_by("id").last()
+        assert newest is not None
+        assert (
+            f"#{newest.id} against #{bees.id}: +0.0000 ndcg@10 (+0.0%), p = 1.0000, 0 wins, 0 losses, 12 ties" in text
+        )
+        assert "measured on different judgements" in refused(
+            "evaluate", "--collection", "bees", "--baseline-run", bake.id
+        )
+        assert "There is no evaluation 0" in refused("evaluate", "--collection", "bees", "--baseline-run", 0)
+        assert "one --baseline-run for each" in refused(
+            *("evaluate", "--collection", "bees", "--collection", "bake", "--baseline-run", bees.id)
+        )
+        assert EvaluationRun.objects.count() == 3
 
     def test_in_sample_figures_are_labelled(self, judged: list[Collection]) -> None:
         shipped = ModelVersion.objects.filter(model__name="ltr-default-linear").order_by("-number")[0]
@@ -175,6 +207,64 @@ class TestEvaluate:
         for slug in ("nowhere", "unjudged"):
             assert f"'{slug}' has no judged queries" in refused("evaluate", "--collection", slug)
         assert not EvaluationRun.objects.exists()
+
+
+class TestEvaluations:
+    def test_the_newest_are_listed_first(self, judged: list[Collection]) -> None:
+        assert "no evaluation yet" in run("evaluations", "list")
+        run("evaluate", "--collection", "bees", "--label", "first")
+        run("evaluate", "--collection", "bake", "--label", "second")
+        rows = [line.split() for line in run("evaluations", "list").splitlines()[1:]]
+        assert [row[-1] for row in rows] == ["second", "first"]
+        assert [row["label"] for row in json.loads(run("evaluations", "list", "--json", "--collection", "bees"))] == [
+            "first"
+        ]
+        assert len(run("evaluations", "list", "--limit", "1").splitlines()) == 2
+        assert "at least 1" in refused("evaluations", "list", "--limit", "0")
+
+    def test_one_is_shown_with_what_decided_it(self, judged: list[Collection]) -> None:
+        run("evaluate", "--collection", "bees")
+        stored = EvaluationRun.objects.get()
+        text = run("evaluations", "show", stored.id)
+        for part in ("bees · 12 queries", stored.ranker, stored.embedder, stored.dataset_sha256, "median ms"):
+            assert part in text
+        shown = json.loads(run("evaluations", "show", stored.id, "--json"))
+        assert (shown["per_query"], shown["snapshot"]) == (stored.per_query, stored.snapshot)
+        assert "no evaluation 999" in refused("evaluations", "show", 999)
+
+    def test_two_are_compared_query_by_query(self, judged: list[Collection]) -> None:
+        run("evaluate", "--collection", "bees")
+        weights.change(weights.propose(0, 1), "bees", by=SYSTEM)
+        view.expire()
+        run("evaluate", "--collection", "bees", "--label", "cosine alone")
+        before, after = EvaluationRun.objects.order_by("id")
+        text = run("evaluations", "compare", before.id, after.id)
+        found = json.loads(run("evaluations", "compare", before.id, after.id, "--json"))
+        test = found["measures"]["ndcg@10"]
+        assert f"#{after.id} against #{before.id}: {test['difference']:+.4f} ndcg@10" in text
+        worst = found["queries"][-1]
+        assert worst["delta"] < 0
+        assert f"{worst['query_id']}: {worst['text']}"[:60] in text
+        assert test["wins"] + test["losses"] + test["ties"] == len(found["queries"]) == 12
+        by_row = json.loads(run("evaluations", "compare", before.id, after.id, "--row-a", "dense", "--json"))
+        assert by_row["measures"]["ndcg@10"]["difference"] == 0
+
+    def test_runs_over_different_judgements_are_not_compared(self, judged: list[Collection]) -> None:
+        run("evaluate", "--collection", "bees", "--collection", "bake")
+        bees, bake = EvaluationRun.objects.order_by("id")
+        message = refused("evaluations", "compare", bees.id, bake.id)
+        assert f"Evaluations {bees.id} and {bake.id} can't be compared" in message
+        assert "different judgements" in message
+
+    def test_what_is_deleted_can_be_seen_before_and_is_audited(self, judged: list[Collection]) -> None:
+        run("evaluate", "--collection", "bees")
+        stored = EvaluationRun.objects.get()
+        assert run("evaluations", "delete", stored.id, "--dry-run").startswith("Would delete")
+        assert EvaluationRun.objects.count() == 1
+        assert run("evaluations", "delete", stored.id).startswith("Deleted")
+        assert not EvaluationRun.objects.exists()
+        event = AuditEvent.objects.get(action="evaluation.delete")
+        assert (event.actor, event.target) == ("system", str(stored.id))
 
 
 @pytest.fixture(scope="module")

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
-from rich.table import Table
 
+from ops.contracts.principal import SYSTEM
 from ops.contracts.problems import Problem
 from ops.terminal import console, progress
-from rag.evaluation.measures import MEASURES
 from rag.evaluation.rows import ROWS, SIMPLE_FUSIONS
-from rag.evaluation.run import evaluate
+from rag.evaluation.run import evaluate, judged_set
+from rag.evaluation.stored import RunComparison, best_simple_row, check_finished, check_same_dataset, compare_runs, find
+from rag.management.evaluations import (
+    as_dict,
+    comparison_as_dict,
+    comparison_text,
+    metrics_table,
+    title,
+)
 from rag.models import EvaluationRun
 
 
@@ -23,54 +31,71 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--collection", action="append", required=True, help="slug; may be given several times")
+        parser.add_argument("--label", default="", help="what this run is for, kept with it")
+        parser.add_argument(
+            "--baseline-run",
+            action="append",
+            type=int,
+            default=[],
+            metavar="ID",
+            help="an earlier evaluation to compare with; one for each collection, in their order",
+        )
         parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
     def handle(self, **options: Any) -> None:
+        slugs: Sequence[str] = options["collection"]
         runs: list[EvaluationRun] = []
-        with progress(self.stderr) as bar:
-            for slug in options["collection"]:
-                try:
-                    runs.append(evaluate(slug, bar(slug)))
-                except Problem as problem:
-                    raise CommandError(str(problem), returncode=2) from problem
+        try:
+            baselines = _baselines(slugs, options["baseline_run"])
+            with progress(self.stderr) as bar:
+                for slug in slugs:
+                    runs.append(evaluate(slug, bar(slug), label=options["label"]))  # noqa: PERF401
+            comparisons = {run.pk: _comparisons(run, baselines.get(run.collection)) for run in runs}
+        except Problem as problem:
+            raise CommandError(str(problem), returncode=2) from problem
         if options["json"]:
-            self.stdout.write(json.dumps([_as_dict(run) for run in runs], indent=2))
+            self.stdout.write(json.dumps([_figures(run, comparisons[run.pk]) for run in runs], indent=2))
             return
         out = console(self.stdout)
         for run in runs:
-            out.print(_title(run), soft_wrap=True)
-            out.print(_table(run))
+            out.print(title(run), soft_wrap=True)
+            out.print(metrics_table(run))
+            for comparison in comparisons[run.pk]:
+                out.print(comparison_text(comparison), soft_wrap=True)
         if len(runs) > 1:
             out.print(_macro(runs), soft_wrap=True)
 
 
-def _as_dict(run: EvaluationRun) -> dict[str, Any]:
-    return {
-        "id": run.id,
-        "collection": run.collection,
-        "queries": len(run.per_query["pipeline"]),
-        "ranker": run.snapshot["ranker_label"],
-        "weights": {"ltr": run.snapshot["ltr_weight"], "conceptual": run.snapshot["conceptual_weight"]},
-        "in_sample": run.in_sample,
-        "metrics": run.metrics,
-    }
+def _baselines(slugs: Sequence[str], run_ids: Sequence[int]) -> Mapping[str, EvaluationRun]:
+    """The earlier run of each collection; refused here what couldn't be compared after all the work."""
+    if not run_ids:
+        return {}
+    if len(run_ids) != len(slugs):
+        raise CommandError(
+            f"Give one --baseline-run for each --collection: {len(run_ids)} for {len(slugs)} are given.", returncode=2
+        )
+    baselines = {}
+    for slug, run_id in zip(slugs, run_ids, strict=True):
+        baseline = find(run_id, SYSTEM)
+        check_finished(baseline)
+        check_same_dataset(baseline, "the new one", slug, judged_set(slug).sha256)
+        baselines[slug] = baseline
+    return baselines
 
 
-def _title(run: EvaluationRun) -> str:
-    sample = "\nIn-sample: the ranker was trained on these judgements." if run.in_sample else ""
-    weights = f"ltr {run.snapshot['ltr_weight']:.2f} / conceptual {run.snapshot['conceptual_weight']:.2f}"
-    queries = len(run.per_query["pipeline"])
-    return f"\n{run.collection} · {queries} queries · {run.snapshot['ranker_label']} · {weights}{sample}"
+def _comparisons(run: EvaluationRun, baseline: EvaluationRun | None) -> list[RunComparison]:
+    """The pipeline against the better simple fusion of the same run and, where there is one, the earlier run's."""
+    simple = best_simple_row(run)
+    found = [compare_runs(run, run, row_a=simple)] if simple else []
+    return [*found, compare_runs(baseline, run)] if baseline else found
 
 
-def _table(run: EvaluationRun) -> Table:
-    table = Table()
-    table.add_column("row")
-    for name in MEASURES:
-        table.add_column(name, justify="right")
-    for row in ROWS:
-        table.add_row(row, *(f"{run.metrics[row][name]:.4f}" for name in MEASURES))
-    return table
+def _figures(run: EvaluationRun, comparisons: Sequence[RunComparison]) -> dict[str, Any]:
+    return as_dict(run) | {"comparisons": [_without_queries(comparison) for comparison in comparisons]}
+
+
+def _without_queries(comparison: RunComparison) -> dict[str, Any]:
+    return {name: value for name, value in comparison_as_dict(comparison).items() if name != "queries"}
 
 
 def _macro(runs: list[EvaluationRun]) -> str:

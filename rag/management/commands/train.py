@@ -18,6 +18,7 @@ from models_registry.live import view
 from models_registry.models import Slot
 from ops.contracts.problems import Problem
 from ops.terminal import console, progress
+from rag.evaluation.significance import compare
 from rag.pipeline.ltr import LightGbmRanker, LinearRanker
 from rag.recipes import ltr
 from rag.recipes.judged import read_collection
@@ -65,9 +66,9 @@ class Command(BaseCommand):
         if zero_shot:
             out.print(_table("Zero-shot: each collection by rankers that never saw it", ltr.means(zero_shot)))
             for row in ("linear", "lightgbm"):
-                out.print(f"{row} against convex: {ltr.compare(zero_shot, row, 'convex')}")
+                out.print(f"{row} against convex: {compare(zero_shot, row, 'convex')}")
         out.print(_table("5-fold: each fifth of the queries by rankers trained on the rest", ltr.means(in_domain)))
-        out.print(f"lightgbm against linear: {ltr.compare(in_domain, 'lightgbm', 'linear')}")
+        out.print(f"lightgbm against linear: {compare(in_domain, 'lightgbm', 'linear')}")
         out.print(_table("In-sample: not to be compared with anything", ltr.means(in_sample)))
         if options["output"]:
             figures: dict[str, Figures] = {
