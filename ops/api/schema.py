@@ -57,8 +57,14 @@ class Schema(AutoSchema):
                 "403": "The scope is missing, or the request came from another site.",
                 "429": "Too many requests; see Retry-After.",
             }
-        if (self.path_regex and "(" in self.path_regex) or "{" in self.path:
+        parameters = {(parameter["in"], parameter["name"]) for parameter in self._get_parameters()}
+        is_change = self.method in {"POST", "PUT", "PATCH", "DELETE"}
+        if is_change or "{" in self.path or ("query", "collection") in parameters:
             problems["404"] = "There is nothing by that name."
+        if is_change:
+            problems |= {"409": "What is there stands against it.", "422": "It can't be carried out as things are."}
+        if ("header", "If-Match") in parameters:
+            problems |= {"412": "Something else is live by now.", "428": "If-Match is missing."}
         if self.method in {"POST", "PUT", "PATCH"}:
             problems |= {"413": "The body is too large.", "415": "The body's media type is not read here."}
         return problems

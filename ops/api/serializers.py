@@ -71,7 +71,7 @@ class JsonMetricsSerializer(serializers.Serializer[Any]):
 
 class VariableSerializer(serializers.Serializer[Any]):
     name = serializers.CharField()
-    value = serializers.JSONField(allow_null=True, help_text="Secrets read ********.")
+    value = serializers.JSONField(help_text="Secrets read ********.")
     origin = serializers.CharField(help_text="default, default (prod), environment, .env or file.")
     is_secret = serializers.BooleanField()
     help = serializers.CharField()
