@@ -10,10 +10,13 @@ class RagConfig(AppConfig):
         from models_registry.scopes import register_collection_lookup
         from models_registry.seeding import register_seeder
         from ops.contracts.health import register_health_check
+        from rag import checks  # noqa: F401  (registers the system checks)
         from rag.health import check_live_models
         from rag.models import Collection
+        from rag.pipeline.retrieval import check_retrieval
         from rag.seeding import seed_retrieval
 
         register_collection_lookup(lambda slug: Collection.objects.filter(slug=slug).exists())
         register_seeder("rag", seed_retrieval)
         register_health_check("models", check_live_models, critical=True)
+        register_health_check("retrieval", check_retrieval, critical=False)

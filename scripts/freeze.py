@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements"
-LEVELS = ("base", "dev")
+LEVELS = ("base", "milvus", "dev")
 LOWEST_PYTHON = (3, 11)
 
 COMPILE_OPTIONS = (

@@ -5,7 +5,9 @@ from pathlib import Path
 
 _root = Path(__file__).resolve().parent.parent
 for _name in list(os.environ):
-    if _name.startswith(("RAG_", "OPS_", "REGISTRY_", "FUSION_", "REDIS_", "DATABASE_", "CELERY_BROKER")) or _name in {
+    if _name.startswith(
+        ("RAG_", "OPS_", "REGISTRY_", "FUSION_", "REDIS_", "DATABASE_", "CELERY_BROKER", "SUPABASE_", "MILVUS_")
+    ) or _name in {
         "ZENGLOW_ENV",
         "ZENGLOW_HOST",
         "ZENGLOW_PORT",

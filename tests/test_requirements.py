@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
-LEVELS = ("base", "dev")
+LEVELS = ("base", "milvus", "dev")
 
 
 def requirements_of(name: str) -> Iterator[Requirement]:
@@ -64,8 +64,9 @@ def test_it_locks_no_cuda_packages() -> None:
 
 def test_it_gives_a_reason_for_every_direct_dependency_and_for_nothing_else() -> None:
     text = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
-    base, _, development = text.partition("## To work on it")
-    for level, section in (("base", base), ("dev", development)):
+    base, _, others = text.partition("## For a Milvus cluster")
+    milvus, _, development = others.partition("## To work on it")
+    for level, section in (("base", base), ("milvus", milvus), ("dev", development)):
         reasons = dict(re.findall(r"^\| `([^`]+)` \| (.+) \|$", section, re.MULTILINE))
         assert set(reasons) == names_in(f"{level}.in"), f"docs/dependencies.md and {level}.in differ"
         assert all(reasons.values())
@@ -93,7 +94,10 @@ def imported_modules(source: str) -> Iterator[str]:
             yield node.module.partition(".")[0]
 
 
-@pytest.mark.parametrize(("folders", "locks"), [(PRODUCT, ("base.in",)), (DEVELOPMENT, ("base.in", "dev.in"))])
+@pytest.mark.parametrize(
+    ("folders", "locks"),
+    [(PRODUCT, ("base.in", "milvus.in")), (DEVELOPMENT, ("base.in", "milvus.in", "dev.in"))],
+)
 def test_it_declares_every_package_that_is_imported(folders: tuple[str, ...], locks: tuple[str, ...]) -> None:
     declared = set().union(*(names_in(lock) for lock in locks))
     distributions = packages_distributions()

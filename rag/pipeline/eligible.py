@@ -46,18 +46,27 @@ class Eligibility:
     @property
     def condition(self) -> str:
         """A ``WITH`` entry named ``eligible (chunk_id)``; it uses the parameters of `parameters`."""
+        return f"eligible AS MATERIALIZED ({self._chunks})"
+
+    @property
+    def among(self) -> str:
+        """As `condition`, of nothing but the chunks that the parameter ``chunk_ids`` lists."""
+        return f"eligible AS ({self._chunks} AND chunk.id = ANY(%(chunk_ids)s))"
+
+    @property
+    def _chunks(self) -> str:
         conditions = ["d.collection_id = %(collection_id)s"]
         if self.groups is not None:
             conditions.append(_READABLE)
         if self.filters:
             conditions.append(_MATCHES)
-        return f"""eligible AS MATERIALIZED (
+        return f"""
             SELECT chunk.id AS chunk_id
             FROM rag_document d
             JOIN rag_collection c ON c.id = d.collection_id
             JOIN rag_chunk chunk ON chunk.document_id = d.id
             WHERE {" AND ".join(conditions)}
-        )"""  # noqa: S608  (made of the constants above)
+        """  # noqa: S608  (made of the constants above)
 
     @property
     def parameters(self) -> dict[str, object]:

@@ -17,16 +17,16 @@ from ops.contracts.stage import PIPELINE_STAGES, Recording, recording, stage
 from rag.pipeline import cache
 from rag.pipeline.candidates import read_candidates
 from rag.pipeline.database import hot_cursor
-from rag.pipeline.dense import retrieve_dense
 from rag.pipeline.eligible import Eligibility
 from rag.pipeline.embed import EmbeddingError
 from rag.pipeline.features import extract
 from rag.pipeline.fusion import fuse
-from rag.pipeline.lexical import read_query, retrieve_lexical
+from rag.pipeline.lexical import read_query
 from rag.pipeline.ltr import Ranker, SimpleRanker
 from rag.pipeline.query import SearchRequest, validate
 from rag.pipeline.rankers import ranker_for
 from rag.pipeline.results import page_of, read_results
+from rag.pipeline.retrieval import retrieve
 from rag.pipeline.scored import ScoredCandidates
 from rag.pipeline.snapshot import PipelineSnapshot, Resolved, resolve
 from rag.pipeline.types import (
@@ -97,8 +97,7 @@ def score(
     with stage("retrieval"), hot_cursor() as cursor:
         eligibility = Eligibility(snapshot.groups, filters)
         terms = read_query(cursor, snapshot, query)
-        dense = retrieve_dense(cursor, snapshot, eligibility, query_embedding)
-        lexical = retrieve_lexical(cursor, snapshot, eligibility, terms)
+        dense, lexical = retrieve(cursor, snapshot, eligibility, query_embedding, terms, progress.degrade)
         candidates = read_candidates(cursor, snapshot, dense, lexical, query_embedding)
     with stage("feature"):
         features = extract(terms, candidates)

@@ -241,7 +241,7 @@ class TestPerformance:
         def fails(*_: Any) -> None:
             raise OperationalError("the server closed the connection")
 
-        monkeypatch.setattr(pipeline, "retrieve_dense", fails)
+        monkeypatch.setattr(pipeline, "retrieve", fails)
         before = SNAPSHOT.totals()["query_errors"]
         with pytest.raises(OperationalError):
             ask()

@@ -9,12 +9,15 @@ from typing import Any
 from django.conf import settings
 from django.contrib.staticfiles.finders import get_finders
 from django.core.management import call_command
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.migrations.executor import MigrationExecutor
 
 from models_registry.locks import session_lock
 from models_registry.models import Deployment
+from ops.contracts.health import State
+from rag.checks import retrieval_mode_is_configured
+from rag.pipeline.retrieval import check_retrieval
 
 
 class Command(BaseCommand):
@@ -32,7 +35,16 @@ class Command(BaseCommand):
                 self._say("Seeding the registry …")
             call_command("seed", stdout=self.stdout, stderr=self.stderr, verbosity=0)
             call_command("first_admin", stdout=self.stdout)
+        self._check_retrieval()
         self._collect_static_files()
+
+    def _check_retrieval(self) -> None:
+        """A mode that can't work as it is set up is refused; a server that is away now only makes answers worse."""
+        for fault in retrieval_mode_is_configured(None):
+            raise CommandError(f"{fault.msg} {fault.hint}", returncode=2)
+        report = check_retrieval()
+        if report.state is not State.OK:
+            self._say(f"Retrieval ({settings.RAG_RETRIEVAL_MODE}): {report.detail}")
 
     def _collect_static_files(self) -> None:
         """Skipped while no source file is new: hashing and compressing the same files again takes seconds."""

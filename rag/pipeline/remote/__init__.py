@@ -1,0 +1,1 @@
+"""Retrieval by servers other than our PostgreSQL."""
