@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from models_registry.artifacts import local_path
 from models_registry.live import LiveModel, view
 from models_registry.models import Slot
 from rag.models import EmbeddingSpace
-from rag.pipeline.embed import Embedder, EmbeddingError, Encoder, Space
+from rag.pipeline.embed import Embedder, EmbeddingError, Encoder, Sharing, Space
 from rag.pipeline.loaded import LoadedModels
 from rag.pipeline.query import fingerprint
 
@@ -54,9 +55,16 @@ def load_embedder(embedder: LiveModel, *, indexing: bool = False) -> Embedder:
             dimension=space.dimension,
             max_tokens=space.max_tokens,
             threads=threads,
+            sharing=None if indexing else query_sharing(),
         )
 
-    return Embedder(space, _encoders.get(embedder, (model, tokenizer, threads), load))
+    return Embedder(space, _encoders.get(embedder, (model, tokenizer, threads, indexing), load))
+
+
+def query_sharing() -> Sharing:
+    """How this process's queries share their encoder, as the settings say."""
+    passes = settings.RAG_EMBED_PASSES or max((os.cpu_count() or 1) // (2 * settings.RAG_EMBED_THREADS), 1)
+    return Sharing(passes, settings.RAG_EMBED_BATCH_MAX, settings.RAG_EMBED_BATCH_WAIT_MS)
 
 
 def forget() -> None:

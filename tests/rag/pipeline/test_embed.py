@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from rag.pipeline import embed
-from rag.pipeline.embed import Embedder, EmbeddingError, Encoder, Space
+from rag.pipeline.embed import Embedder, EmbeddingError, Encoder, Sharing, Space
 from rag.pipeline.types import Float32Array
 from rag.seeding import packaged_embedder_folder
 
@@ -125,3 +126,37 @@ def test_values_that_are_no_numbers_are_refused(exported_embedder: Path, monkeyp
     monkeypatch.setattr(Encoder, "_run", lambda self, ids, mask: np.full((len(ids), 384), np.nan, np.float32))
     with pytest.raises(EmbeddingError, match="not numbers"):
         encoder.encode(["bees"])
+
+
+def test_queries_at_the_same_time_get_the_vectors_that_they_get_alone(exported_embedder: Path) -> None:
+    encoder = make_encoder(exported_embedder, sharing=Sharing(passes=1, most=8, wait_ms=1))
+    passes: list[int] = []
+    run = encoder._run
+
+    def counted(ids: Any, mask: Any) -> Float32Array:
+        passes.append(len(ids))
+        return run(ids, mask)
+
+    encoder._run = counted  # type: ignore[method-assign]
+    queries = [text for text in TEXTS if len(text) < 100] * 4
+    expected = [encoder.encode([query])[0] for query in queries]
+    passes.clear()
+    with ThreadPoolExecutor(len(queries)) as pool:
+        vectors = list(pool.map(encoder.encode_query, queries))
+    assert sum(passes) == len(queries)
+    for vector, alone in zip(vectors, expected, strict=True):
+        assert np.abs(vector - alone).max() < 1e-5
+
+
+def test_texts_of_very_different_lengths_do_not_share_a_pass(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, int]] = []
+    run = encoder._run
+
+    def seen(ids: Any, mask: Any) -> Float32Array:
+        shapes.append(ids.shape)
+        assert mask.sum() >= ids.size / (1 + embed.MAX_PADDING)
+        return run(ids, mask)
+
+    monkeypatch.setattr(encoder, "_run", seen)
+    encoder.encode(["drag"] * 3 + ["word " * 100] * 2 + ["drag of wings"])
+    assert sorted(shapes) == [(1, 5), (2, 102), (3, 3)]
