@@ -9,6 +9,7 @@ from rest_framework import serializers
 
 from ops.api.fields import StrictBooleanField, StrictCharField, StrictIntegerField, StrictSerializer
 from ops.contracts.stage import PIPELINE_STAGES
+from rag.pipeline.features import SCHEMA
 from rag.pipeline.query import SearchRequest
 
 
@@ -39,7 +40,9 @@ class SearchRequestSerializer(StrictSerializer):
     group_by = serializers.ChoiceField(
         choices=["document"], required=False, help_text="Show only the best passage of each document."
     )
-    explain = StrictBooleanField(required=False, help_text="Return what made each passage's ltr_score.")
+    explain = StrictBooleanField(
+        required=False, help_text="Return what made each score: features, contributions, fused_parts."
+    )
 
     def to_request(self) -> SearchRequest:
         return SearchRequest(**self.validated_data)
@@ -48,6 +51,37 @@ class SearchRequestSerializer(StrictSerializer):
 class MatchedBySerializer(serializers.Serializer[Any]):
     dense = serializers.IntegerField(allow_null=True, help_text="Rank in dense retrieval, 1 first.")
     lexical = serializers.IntegerField(allow_null=True, help_text="Rank in BM25, 1 first.")
+
+
+def _by_feature(described: str, more: dict[str, Any]) -> dict[str, Any]:
+    """An object with a number for each feature of the schema, which says what it means."""
+    features = {
+        feature.name: {"type": "number", "description": f"{feature.meaning} ({feature.low} to {feature.high})"}
+        for feature in SCHEMA
+    }
+    return {"type": "object", "description": described, "properties": features | more}
+
+
+@extend_schema_field(_by_feature("Only with `explain`: what the ranker saw.", {}))
+class FeaturesField(serializers.DictField):
+    """Feature to value."""
+
+
+@extend_schema_field(
+    _by_feature(
+        "Only with `explain`: each feature's part in ltr_score. The parts and `base` sum to it.",
+        {"base": {"type": "number", "description": "What no feature decides: the same for each passage of a query."}},
+    )
+)
+class ContributionsField(serializers.DictField):
+    """Feature, or `base`, to its part."""
+
+
+class FusedPartsSerializer(serializers.Serializer[Any]):
+    """Only with `explain`: weight × normalised score. The two sum to fused_score."""
+
+    ltr = serializers.FloatField(help_text="fusion_weights.ltr × ltr_score_norm")
+    conceptual = serializers.FloatField(help_text="fusion_weights.conceptual × conceptual_score_norm")
 
 
 class ResultSerializer(serializers.Serializer[Any]):
@@ -69,14 +103,9 @@ class ResultSerializer(serializers.Serializer[Any]):
     ltr_score = serializers.FloatField()
     ltr_score_norm = serializers.FloatField()
     fused_score = serializers.FloatField()
-    features = serializers.DictField(
-        child=serializers.FloatField(), required=False, help_text="Only with `explain`: what the ranker saw."
-    )
-    contributions = serializers.DictField(
-        child=serializers.FloatField(),
-        required=False,
-        help_text="Only with `explain`: each feature's part in ltr_score, and `base`, which none decides; their sum.",
-    )
+    features = FeaturesField(required=False)
+    contributions = ContributionsField(required=False)
+    fused_parts = FusedPartsSerializer(required=False)
 
 
 class WeightsSerializer(serializers.Serializer[Any]):

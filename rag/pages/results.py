@@ -13,6 +13,7 @@ from django.urls import reverse
 from rag.ingest import formats
 from rag.ingest.types import UnsupportedFormatError
 from rag.models import Collection, Document
+from rag.pages.explanations import Explanation, explanation_of
 from rag.pages.highlight import Segment, matching_words, segments, snippet
 
 MAX_METADATA_ROWS = 20
@@ -75,6 +76,7 @@ class ResultView:
     whole: list[Segment] | None
     is_code: bool
     score: Score
+    explanation: Explanation | None
     passage_url: str | None
     original_url: str | None
     external_url: str | None
@@ -193,6 +195,7 @@ def _result(
             meaning=meaning,
             bars=bars([("learned", learned), ("meaning", meaning)], whole=1.0),
         ),
+        explanation=explanation_of(result),
         passage_url=_passage_url(document, result) if document else None,
         original_url=_original_url(document, result) if document else None,
         external_url=safe_external_url(result["external_url"]),

@@ -78,6 +78,7 @@ def _answer(request: Request, collection: Collection, query: str) -> dict[str, A
     return {
         "answer": present(answer, collection, offset=offset),
         "offset": offset,
+        "last": offset + len(answer["results"]),
         "permalink": f"?{urlencode(address)}",
         "previous": f"?{urlencode(address | {'offset': max(offset - top_k, 0)})}" if offset else None,
         "next": f"?{urlencode(address | {'offset': offset + top_k})}" if is_full else None,

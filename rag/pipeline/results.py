@@ -81,6 +81,10 @@ def read_results(
             }
             if contributions is not None:
                 result["contributions"] = dict(zip(PARTS, contributions[position].tolist(), strict=True))
+            result["fused_parts"] = {
+                "ltr": float(fused.weights.ltr * fused.ltr_norm[position]),
+                "conceptual": float(fused.weights.conceptual * fused.conceptual_norm[position]),
+            }
         impressions.append(
             {
                 "position": request.offset + len(results),

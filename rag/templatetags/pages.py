@@ -30,3 +30,9 @@ def ago(moment: datetime) -> str:
     if timezone.now() - moment < timedelta(minutes=1):
         return "just now"
     return f"{timesince(moment, depth=1)} ago"
+
+
+@register.filter
+def signed(value: float) -> str:
+    """Three decimals with a sign, as a part of a sum is written: "+0.125", "−0.500"; a true minus, as in print."""
+    return f"{value:+.3f}".replace("-", "−")

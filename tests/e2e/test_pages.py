@@ -102,6 +102,31 @@ class TestSearch:
         page.keyboard.press("Enter")
         expect(page.locator("#passage")).to_be_in_viewport()
 
+    def test_why_a_passage_is_here_is_told_when_somebody_asks(self, visitor: Visitor, backstage: Backstage) -> None:
+        backstage.add({"tea.md": TEA, "coffee.md": COFFEE})
+        page = visitor.open("/search/?q=brewed+tea")
+        first, second = page.get_by_role("article").all()
+        summary = first.get_by_text("Why here?")
+        summary.focus()
+        page.keyboard.press("Enter")
+        plot = first.get_by_role("table").filter(has_text="Learned score")
+        expect(plot.get_by_role("columnheader", name="Part")).to_be_visible()
+        expect(plot.locator("tbody svg").first).to_be_visible()
+        expect(first.get_by_text("meaning, place")).to_be_visible()
+        expect(first.get_by_text("words, place")).to_be_visible()
+        # What is more lies to the right of zero, what is less to the left.
+        for kind, is_right in (("more", True), ("less", False)):
+            for bar in plot.locator(f"rect.{kind}").all():
+                box, whole = bar.bounding_box(), bar.locator("xpath=..").bounding_box()
+                assert box is not None
+                assert whole is not None
+                middle = whole["x"] + whole["width"] / 2
+                assert box["x"] >= middle - 1 if is_right else box["x"] + box["width"] <= middle + 1
+        expect(summary).to_be_focused()
+        expect(second.get_by_role("table").filter(has_text="Learned score")).to_have_count(0)
+        page.keyboard.press("Enter")
+        expect(plot).to_be_hidden()
+
     def test_a_refusal_stands_where_the_results_would(self, open_browser: OpenBrowser, backstage: Backstage) -> None:
         backstage.add({"tea.md": TEA})
         visitor = open_browser()

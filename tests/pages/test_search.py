@@ -9,6 +9,7 @@ from django.test import Client
 from pytest_django.fixtures import Settings
 
 from rag.models import Collection
+from rag.pipeline.features import SCHEMA
 from tests.pages.conftest import AddDocuments, SignIn
 from tests.pages.html import assert_inert, one, parse, text_of
 
@@ -96,10 +97,50 @@ class TestResults:
         features = one(parse(visitor.get("/search/?q=tea&explain=1")), ".features")
         assert "bm25" in [name.text for name in features.cssselect("dt")]
 
+    def test_the_plot_of_a_learned_score_adds_up_in_its_table(
+        self, visitor: Client, add_documents: AddDocuments
+    ) -> None:
+        add_documents({"tea.md": TEA, "coffee.md": COFFEE, "milk.md": "# Milk\n\nMilk goes into tea, some say."})
+        page = parse(visitor.get("/search/?q=how+to+brew+tea&explain=1"))
+        tables = page.cssselect("article.result table.contributions")
+        assert len(tables) == 3
+        for table in tables:
+            rows = table.cssselect("tbody tr")
+            parts = [float(row.cssselect("td")[-1].text_content().replace("−", "-")) for row in rows]
+            total = float(one(table, "tfoot td:last-child").text_content().replace("−", "-"))
+            assert sum(parts) == pytest.approx(total, abs=0.0005 * (len(parts) + 1))
+            for row, part in zip(rows, parts, strict=True):
+                drawn = row.cssselect("svg rect:not(.ground)")
+                if drawn and part:
+                    assert drawn[0].get("class") == ("more" if part > 0 else "less")
+                    right = float(drawn[0].get("x")) + float(drawn[0].get("width"))
+                    assert (float(drawn[0].get("x")) if part > 0 else right) == pytest.approx(100, abs=0.02)
+            # The plot is decoration of a table that says the same in words.
+            assert {svg.get("aria-hidden") for svg in table.cssselect("svg")} <= {"true"}
+
+    def test_each_feature_of_the_plot_says_what_it_means(self, visitor: Client, add_documents: AddDocuments) -> None:
+        add_documents({"tea.md": TEA, "coffee.md": COFFEE})
+        page = parse(visitor.get("/search/?q=brew+tea&explain=1"))
+        named = page.cssselect("table.contributions th[scope=row]:has(code)")
+        assert named
+        meanings = {feature.name: feature.meaning for feature in SCHEMA}
+        for head in named:
+            assert one(head, ".meaning").text == meanings[one(head, "code").text]
+
+    def test_a_result_is_explained_only_when_somebody_asks(self, visitor: Client, add_documents: AddDocuments) -> None:
+        add_documents({"tea.md": TEA})
+        page = parse(visitor.get("/search/?q=tea"))
+        assert not page.cssselect("table.contributions")
+        (why,) = page.cssselect("article details[hx-get]")
+        assert "explain=1" in why.get("hx-get")
+        assert why.get("hx-trigger") == "toggle once"
+        assert one(page, why.get("hx-target")).cssselect("a[href*='explain=1']")
+
     def test_it_turns_the_pages(self, visitor: Client, add_documents: AddDocuments, settings: Settings) -> None:
         settings.RAG_TOP_K_DEFAULT = 2
         add_documents({f"tea-{number}.md": f"# Tea {number}\n\nTea number {number}." for number in range(3)})
         first = parse(visitor.get("/search/?q=tea"))
+        assert one(first, "nav.pages span.numeric").text == "1 – 2"
         following = one(first, "nav.pages a").get("href")
         second = parse(visitor.get(f"/search/{following}"))
         titles = [link.text_content() for page in (first, second) for link in page.cssselect("h2 a")]

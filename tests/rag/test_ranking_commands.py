@@ -82,10 +82,15 @@ class TestSearch:
         for name, part in result["contributions"].items():
             assert (name in rows) == (part != 0)
             if part and name != "base":
-                assert rows[name] == [f"{result['features'][name]:.3f}", f"{part:+.3f}"]
+                assert rows[name][:2] == [f"{result['features'][name]:.3f}", f"{part:+.3f}"]
+                assert set("".join(rows[name][2:])) <= {"█" if part > 0 else "░"}
         parts = [name for name in rows if name in result["contributions"]]
         assert parts == sorted(parts, key=lambda name: -abs(result["contributions"][name]))
         assert rows["LTR"] == ["score", f"{result['ltr_score']:+.3f}"]
+        (dense, lexical) = result["matched_by"].values()
+        assert f"found by dense at rank {dense}, lexical at rank {lexical}" in text
+        assert f"fused {result['fused_score']:.3f}: ltr " in text
+        assert f"= {result['fused_parts']['conceptual']:.3f}" in text
 
     def test_text_that_looks_like_markup_is_shown_as_it_is(self, judged: list[Collection]) -> None:
         fill(Collection.objects.create(slug="odd"), {"a": Text("[red]alert[/red] [link=x]", "[bold]Title")})

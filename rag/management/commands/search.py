@@ -17,6 +17,7 @@ from ops.terminal import console
 from rag.pipeline.search import SearchRequest, search
 
 EXCERPT_CHARACTERS = 160
+BAR_CHARACTERS = 6
 
 
 class Command(BaseCommand):
@@ -70,23 +71,45 @@ def _table(answer: dict[str, Any]) -> Table:
             f"{result['fused_score']:.3f}",
             f"{result['ltr_score_norm']:.3f}",
             f"{result['conceptual_score_norm']:.3f}",
-            Group(passage, _explanation(result)) if "features" in result else passage,
+            Group(passage, _explanation(result, answer["fusion_weights"])) if "features" in result else passage,
         )
     return table
 
 
-def _explanation(result: dict[str, Any]) -> Table:
+def _explanation(result: dict[str, Any], weights: dict[str, float]) -> Group:
+    """Who found it, what the two scores weigh, and what made the learned one."""
+    found = ", ".join(f"{name} at rank {rank}" for name, rank in result["matched_by"].items() if rank)
+    parts = result["fused_parts"]
+    sums = " + ".join(
+        f"{name} {weights[name]:.2f} × {result[norm]:.3f} = {parts[name]:.3f}"
+        for name, norm in (("ltr", "ltr_score_norm"), ("conceptual", "conceptual_score_norm"))
+    )
+    return Group(
+        Text(f"found by {found}", style="dim"),
+        Text(f"fused {result['fused_score']:.3f}: {sums}", style="dim"),
+        _contributions(result),
+    )
+
+
+def _contributions(result: dict[str, Any]) -> Table:
     """What made the LTR score, the largest parts first; features that had no part in it are left out."""
     features: dict[str, float] = result["features"]
     parts: dict[str, float] = result.get("contributions", {})
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", style="dim")
-    table.add_column("feature")
+    limit = max((abs(part) for name, part in parts.items() if name in features), default=0.0)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim", style="dim")
+    table.add_column("feature", no_wrap=True)
     table.add_column("value", justify="right")
     table.add_column("part", justify="right")
+    table.add_column("", width=BAR_CHARACTERS)
     for name in sorted(parts, key=lambda name: -abs(parts[name])):
         if parts[name]:
             value = f"{features[name]:.3f}" if name in features else ""
-            table.add_row(name, value, f"{parts[name]:+.3f}")
+            bar = (
+                ("█" if parts[name] > 0 else "░") * round(BAR_CHARACTERS * abs(parts[name]) / limit)
+                if name in features
+                else ""
+            )
+            table.add_row(name, value, f"{parts[name]:+.3f}", bar)
     table.add_row("LTR score", "", f"{result['ltr_score']:+.3f}")
     return table
 

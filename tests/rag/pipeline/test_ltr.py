@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rag.pipeline.features import COLUMN, FEATURES, SCHEMA_VERSION, extract
+from rag.pipeline.features import COLUMN, FEATURES, SCHEMA, SCHEMA_VERSION, extract
 from rag.pipeline.fusion import min_max
 from rag.pipeline.ltr import (
     LightGbmRanker,
@@ -67,6 +67,46 @@ def test_the_parts_of_an_explanation_sum_to_the_score(path, features):
     parts = ranker.explain(features)
     assert parts.shape == (len(features.values), len(FEATURES) + 1)
     assert parts.sum(axis=1) == pytest.approx(ranker.score(features), rel=1e-5, abs=1e-5)
+
+
+KINDS = {
+    "lightgbm": shipped("ltr-default")[0],
+    "linear": shipped("ltr-default-linear")[0],
+    "simple": SimpleRanker(),
+}
+"""One ranker of each kind that can be live."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_base_and_contributions_sum_to_the_score_whatever_the_features(kind, data):
+    """Candidates drawn anywhere within the schema's bounds, a column often the same for all, as serving sees them."""
+    n = data.draw(st.integers(1, 12))
+    generator = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    low, high = np.array([(feature.low, feature.high) for feature in SCHEMA]).T
+    values = generator.uniform(low, high, size=(n, len(SCHEMA)))
+    equal = data.draw(st.lists(st.booleans(), min_size=len(SCHEMA), max_size=len(SCHEMA)))
+    values[:, equal] = values[0, equal]
+    features = FeatureMatrix(SCHEMA_VERSION, values.astype(np.float32))
+    parts, scores = KINDS[kind].explain(features), KINDS[kind].score(features)
+    assert parts.shape == (n, len(FEATURES) + 1)
+    assert np.isfinite(parts).all()
+    # The score is single precision: an error of its largest terms, which may cancel out.
+    tolerance = 1e-6 * max(1.0, float(np.abs(parts).max())) * len(FEATURES)
+    assert parts.sum(axis=1) == pytest.approx(scores, abs=tolerance)
+
+
+def test_every_part_of_the_linear_score_is_the_weight_times_the_value(features):
+    ranker = KINDS["linear"]
+    parts = ranker.explain(features)
+    assert parts[:, :-1] == pytest.approx(features.values * ranker.weights, abs=1e-9)
+    assert not parts[:, -1].any()
+
+
+def test_the_base_is_the_same_for_each_candidate_of_a_query(features):
+    for ranker in KINDS.values():
+        assert np.ptp(ranker.explain(features)[:, -1]) == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize("path", SIDECARS, ids=lambda path: path.stem)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from django.core.files.storage import default_storage
+from drf_spectacular.generators import SchemaGenerator
 
 from models_registry import artifacts, deployments, versions, weights
 from models_registry.live import view
@@ -21,7 +22,7 @@ from rag import spaces
 from rag.health import check_live_models
 from rag.models import Chunk, Collection, DocEmbedding, Document, EmbeddingSpace
 from rag.pipeline import cache, loaded, rankers
-from rag.pipeline.features import FEATURES
+from rag.pipeline.features import FEATURES, SCHEMA
 from rag.pipeline.fusion import min_max
 from rag.pipeline.search import SearchRequest, search
 from tests.conftest import forget_cached
@@ -192,6 +193,7 @@ class TestExplanation:
         for result, other in zip(plain["results"], explained["results"], strict=True):
             assert "features" not in result
             assert "contributions" not in result
+            assert "fused_parts" not in result
             assert list(other["features"]) == list(FEATURES)
             assert list(other["contributions"]) == [*FEATURES, "base"]
             assert result == {name: other[name] for name in result}
@@ -205,6 +207,24 @@ class TestExplanation:
             assert answer["models"]["ltr"] == f"{ranker}@1"
             for result in answer["results"]:
                 assert sum(result["contributions"].values()) == pytest.approx(result["ltr_score"], abs=1e-5)
+
+    def test_the_parts_of_the_fusion_sum_to_the_fused_score(self, shared: Collection) -> None:
+        weights.change(weights.propose(0.7, 0.3), "shared", by=SYSTEM)
+        view.expire()
+        for result in ask(explain=True, top_k=100)["results"]:
+            parts = result["fused_parts"]
+            assert parts["ltr"] == pytest.approx(0.7 * result["ltr_score_norm"])
+            assert parts["conceptual"] == pytest.approx(0.3 * result["conceptual_score_norm"])
+            assert sum(parts.values()) == pytest.approx(result["fused_score"])
+
+    def test_the_schema_says_what_each_feature_means(self) -> None:
+        described = SchemaGenerator(api_version="1").get_schema(request=None, public=True)["components"]["schemas"]
+        result = described["Result"]["properties"]
+        assert list(result["features"]["properties"]) == list(FEATURES)
+        assert list(result["contributions"]["properties"]) == [*FEATURES, "base"]
+        for feature in SCHEMA:
+            assert feature.meaning in result["features"]["properties"][feature.name]["description"]
+        assert result["fused_parts"]["$ref"].endswith("/FusedParts")
 
     def test_features_are_what_the_result_shows(self, shared: Collection) -> None:
         for result in ask(explain=True)["results"]:
