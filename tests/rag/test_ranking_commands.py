@@ -285,6 +285,11 @@ class TestTrain:
         text, _ = trained
         for title in ("Zero-shot", "5-fold", "In-sample", "linear against convex", "lightgbm against linear"):
             assert title in text
+        assert {
+            "Zero-shot: each collection by rankers that never saw it",
+            "5-fold: each fifth of the queries by rankers trained on the rest",
+            "In-sample: not to be compared with anything",
+        } <= set(text.splitlines()), "a title stands on one line, however narrow its table is"
         assert str(trained[1]) in "".join(text.split())
 
     def test_it_writes_models_that_load_and_say_where_they_come_from(self, trained: tuple[str, Path]) -> None:

@@ -12,6 +12,7 @@ import lightgbm
 import numpy as np
 import scipy
 from django.core.management.base import BaseCommand, CommandError
+from rich.console import Console
 from rich.table import Table
 
 from models_registry.live import view
@@ -64,12 +65,12 @@ class Command(BaseCommand):
         in_sample = ltr.in_sample(groups, full)
         out = console(self.stdout)
         if zero_shot:
-            out.print(_table("Zero-shot: each collection by rankers that never saw it", ltr.means(zero_shot)))
+            _show(out, "Zero-shot: each collection by rankers that never saw it", ltr.means(zero_shot))
             for row in ("linear", "lightgbm"):
                 out.print(f"{row} against convex: {compare(zero_shot, row, 'convex')}")
-        out.print(_table("5-fold: each fifth of the queries by rankers trained on the rest", ltr.means(in_domain)))
+        _show(out, "5-fold: each fifth of the queries by rankers trained on the rest", ltr.means(in_domain))
         out.print(f"lightgbm against linear: {compare(in_domain, 'lightgbm', 'linear')}")
-        out.print(_table("In-sample: not to be compared with anything", ltr.means(in_sample)))
+        _show(out, "In-sample: not to be compared with anything", ltr.means(in_sample))
         if options["output"]:
             figures: dict[str, Figures] = {
                 "zero_shot_ndcg@10": ltr.means(zero_shot),
@@ -114,14 +115,16 @@ def _prepare(collection: ltr.JudgedCollection) -> list[ltr.Group]:
     return groups
 
 
-def _table(title: str, means: Figures) -> Table:
-    table = Table(title=title, title_justify="left")
+def _show(out: Console, title: str, means: Figures) -> None:
+    """A table under its title, which the table's width would fold if it were the table's own."""
+    table = Table()
     table.add_column("nDCG@10")
     for name in next(iter(means.values())):
         table.add_column(name, justify="right")
     for row, figures in means.items():
         table.add_row(row, *(f"{value:.4f}" for value in figures.values()))
-    return table
+    out.print(f"\n{title}", soft_wrap=True)
+    out.print(table)
 
 
 def _write(
