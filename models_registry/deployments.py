@@ -37,6 +37,21 @@ SLOT_OF_KIND = {ModelKind.LTR: Slot.LTR, ModelKind.EMBEDDER: Slot.EMBEDDER}
 Precondition = Callable[[Deployment | None], None]
 """Called with the row that answers in the scope, while no other writer can change it; raises to refuse the change."""
 
+Guard = Callable[[ModelVersion, str], None]
+"""Called with a version and the scope that it is to be live in, under the scope's lock; raises `Unprocessable`."""
+
+_guards: dict[Slot, Guard] = {}
+
+
+def register_guard(slot: Slot, guard: Guard) -> None:
+    """Say what a version needs before it is activated in a slot. Called by the app that uses what is in it."""
+    _guards[slot] = guard
+
+
+def change_lock(slot: Slot, scope: str) -> str:
+    """The name of the lock that orders everybody who changes, or relies on, what is live in a scope."""
+    return f"deployment:{scope}:{slot}"
+
 
 def slot_of(thing: Deployable) -> Slot:
     """The slot that a version or weights go into."""
@@ -51,12 +66,13 @@ def activate(
     by: Principal,
     reason: str = "",
     precondition: Precondition | None = None,
+    force: bool = False,
 ) -> Deployment:
     """Make ``thing`` live in ``slot`` of ``scope`` and return its deployment; what is live already stays as it is.
 
-    Raises `Unprocessable` for a thing of the wrong kind and for a version whose files are missing or damaged,
-    `Forbidden`, `NotFound` for an unknown collection, and whatever ``precondition`` raises. The database's clock says
-    when.
+    Raises `Unprocessable` for a thing of the wrong kind, for a version whose files are missing or damaged and, unless
+    it is ``force``d, for one that its slot's guard refuses; `Forbidden`, `NotFound` for an unknown collection, and
+    whatever ``precondition`` raises. The database's clock says when.
     """
     require_write(scope, by)
     _check_kind(slot, thing)
@@ -65,6 +81,8 @@ def activate(
         current = _lock_current(slot, scope)
         if precondition is not None:
             precondition(effective(slot, scope))
+        if isinstance(thing, ModelVersion) and slot in _guards and not force:
+            _guards[slot](thing, scope)
         return _replace(current, slot, thing, scope, by=by, reason=reason, action=ACTIVATE)
 
 
@@ -175,7 +193,7 @@ def _check_files(thing: Deployable) -> None:
 
 def _lock_current(slot: Slot, scope: str) -> Deployment | None:
     """The scope's own stable row, which no other writer can change until this transaction ends."""
-    lock_until_commit(f"deployment:{scope}:{slot}")
+    lock_until_commit(change_lock(slot, scope))
     return live().filter(slot=slot, scope=scope, role=Role.STABLE).first()
 
 

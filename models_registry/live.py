@@ -187,11 +187,20 @@ def _frozen_weights(row: Deployment, weights: FusionWeights) -> LiveWeights:
     )
 
 
+def not_deployed(slot: Slot, version: ModelVersion) -> LiveModel:
+    """A version as it would be if it were live, for those who use it before; it has no deployment and no scope."""
+    return _as_live(version, deployment_id=0, scope="", slot=slot)
+
+
 def _frozen_model(row: Deployment, version: ModelVersion) -> LiveModel:
+    return _as_live(version, deployment_id=row.id, scope=row.scope, slot=Slot(row.slot))
+
+
+def _as_live(version: ModelVersion, *, deployment_id: int, scope: str, slot: Slot) -> LiveModel:
     return LiveModel(
-        deployment_id=row.id,
-        scope=row.scope,
-        slot=Slot(row.slot),
+        deployment_id=deployment_id,
+        scope=scope,
+        slot=slot,
         version_id=version.id,
         name=version.model.name,
         number=version.number,

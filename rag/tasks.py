@@ -10,7 +10,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
-from rag import query_log
+from rag import query_log, reembedding
 from rag.evaluation import background
 from rag.ingest import originals, runs, service, writer
 from rag.models import IdempotentRequest, IndexRun, RunState
@@ -67,6 +67,12 @@ def resume_evaluations(*, at_once: bool = False) -> None:
 def fold_lexical_totals() -> None:
     """Keep BM25's totals short to read."""
     writer.fold_totals()
+
+
+@shared_task(name="rag.complete_vectors")
+def complete_vectors() -> None:
+    """Embed what was indexed while a collection went from one embedder to another."""
+    reembedding.fill_live()
 
 
 @shared_task(name="rag.purge_deleted")

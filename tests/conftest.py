@@ -15,8 +15,9 @@ from models_registry import seeding
 from models_registry.live import view
 from models_registry.models import GLOBAL_SCOPE, Deployment, Slot
 from ops.instrumentation.batch import forget_all, hold_all
+from rag.embedders import export_embedder, read_folder, register_embedder
 from rag.pipeline import cache as pipeline_cache
-from rag.seeding import PACKAGED_EMBEDDER, export_embedder, packaged_embedder_folder, register_embedder
+from rag.seeding import PACKAGED_EMBEDDER, packaged_embedder_folder
 from rag.spaces import space_of
 from zenglow_site.embedded.stack import EmbeddedStack
 
@@ -44,7 +45,7 @@ def exported_embedder() -> Path:
     with (settings.ZENGLOW_DATA_DIR / "exported-embedder.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "export.json").exists():
-            export_embedder(packaged_embedder_folder(), folder)
+            export_embedder(read_folder(str(packaged_embedder_folder()), PACKAGED_EMBEDDER), folder)
     return folder
 
 

@@ -39,7 +39,8 @@ from pathlib import Path
 import django
 django.setup()
 from django.core.management import call_command
-from rag.seeding import PACKAGED_EMBEDDER, register_embedder
+from rag.embedders import register_embedder
+from rag.seeding import PACKAGED_EMBEDDER
 call_command("migrate", verbosity=0)
 register_embedder(PACKAGED_EMBEDDER, Path(sys.argv[1]), "tests")
 call_command("prepare", verbosity=0)

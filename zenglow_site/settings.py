@@ -173,6 +173,7 @@ CELERY_BEAT_SCHEDULE = {
         "rag.resume_index_runs": 30.0,
         "rag.resume_evaluations": 30.0,
         "rag.fold_lexical_totals": 300.0,
+        "rag.complete_vectors": 600.0,
         "rag.purge_deleted": 3600.0,
         "rag.purge_query_log": 6 * 3600.0,
         "ops.maintain_performance_store": 3600.0,

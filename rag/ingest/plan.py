@@ -107,7 +107,10 @@ class Recipe:
         )
 
     def content_hash(self, offered: Offer | IndexItem, content_sha256: str) -> str:
-        """Identity of everything that decides the document's chunks, terms and vectors; 64 hexadecimal digits."""
+        """Identity of everything that decides the document's chunks and terms; 64 hexadecimal digits.
+
+        The embedding space is not part of it: another one is filled over the same chunks (`rag.reembedding`).
+        """
         parts = [
             _RECIPE_VERSION,
             content_sha256,
@@ -121,7 +124,6 @@ class Recipe:
             self.configuration,
             self.split_identifiers,
             LEXICAL_VERSION,
-            self.space.id,
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

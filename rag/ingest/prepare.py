@@ -18,7 +18,7 @@ from rag.ingest.types import Block, BlockKind, ChunkDraft, EmptyDocumentError, P
 from rag.ingest.writer import PreparedDocument
 from rag.lexicon import Passage, encode_passages, heading_text
 from rag.models import IndexItem
-from rag.pipeline.embed import Space
+from rag.pipeline.embed import Space, require_vectors
 from rag.pipeline.types import Float32Array
 
 
@@ -55,7 +55,7 @@ class Chunked:
     def passages(self) -> Iterator[Passage]:
         """What is read as terms. A title that stands in for the text counts once."""
         for draft in self.drafts:
-            heading = heading_text(self.parsed.title, headings(self.parsed.title, draft))
+            heading = heading_text(self.parsed.title, headings(self.parsed.title, draft.heading_path))
             yield Passage(heading, "" if self.parsed.title_stands_in else draft.text)
 
 
@@ -103,9 +103,15 @@ def prepare(documents: Sequence[Chunked], recipe: Recipe, embedder: DocumentEmbe
             configuration=recipe.configuration,
             split_identifiers=recipe.split_identifiers,
         )
-    texts = _texts(documents, recipe, embedder)
+    passages_in_context = [
+        ("" if document.parsed.title_stands_in else heading_line(document.parsed.title, draft.heading_path), draft.text)
+        for document in documents
+        for draft in document.drafts
+    ]
+    texts = embedding_texts(passages_in_context, recipe.chunking.max_tokens, embedder)
     with stage("embed_batch"):
         vectors = embedder.embed_documents(texts) if texts else np.empty((0, recipe.space.dimension), np.float32)
+    require_vectors(vectors, len(texts), recipe.space)
     prepared, start = [], 0
     for document in documents:
         end = start + len(document.drafts)
@@ -124,26 +130,26 @@ def prepare(documents: Sequence[Chunked], recipe: Recipe, embedder: DocumentEmbe
     return prepared
 
 
-def headings(title: str, draft: ChunkDraft) -> Sequence[str]:
+def headings(title: str, heading_path: Sequence[str]) -> Sequence[str]:
     """The headings that a chunk stands under, without a first one that only repeats the title."""
-    path = draft.heading_path
-    return path[1:] if path and path[0] == title else path
+    return heading_path[1:] if heading_path and heading_path[0] == title else heading_path
 
 
-def _texts(documents: Sequence[Chunked], recipe: Recipe, embedder: DocumentEmbedder) -> list[str]:
-    """What is embedded for each chunk: title and headings on one line, then its text."""
-    lines = [
-        " > ".join(part for part in (document.parsed.title, *headings(document.parsed.title, draft)) if part)
-        for document in documents
-        for draft in document.drafts
-    ]
-    room = recipe.space.max_tokens - SPECIAL_TOKENS - recipe.chunking.max_tokens
-    fitting = dict(zip(unique := sorted(set(lines)), _cut(unique, room, embedder), strict=True))
-    drafts = ((document.parsed.title_stands_in, draft.text) for document in documents for draft in document.drafts)
-    return [
-        text if stands_in or not line else f"{fitting[line]}\n{text}"
-        for line, (stands_in, text) in zip(lines, drafts, strict=True)
-    ]
+def heading_line(title: str, heading_path: Sequence[str]) -> str:
+    """Title and headings on one line."""
+    return " > ".join(part for part in (title, *headings(title, heading_path)) if part)
+
+
+def embedding_texts(passages: Sequence[tuple[str, str]], chunk_tokens: int, embedder: DocumentEmbedder) -> list[str]:
+    """What is embedded for each passage (heading line, text): the line, cut to the room beside the text, then the text.
+
+    ``chunk_tokens``: the longest text there may be, in the embedder's tokens.
+    """
+    prompt_tokens = sum(embedder.count_tokens([embedder.space.document_prompt]))
+    room = max(embedder.space.max_tokens - SPECIAL_TOKENS - prompt_tokens - chunk_tokens, 0)
+    lines = sorted({line for line, _ in passages if line})
+    fitting = dict(zip(lines, _cut(lines, room, embedder), strict=True))
+    return [f"{fitting[line]}\n{text}" if line else text for line, text in passages]
 
 
 def _cut(lines: Sequence[str], max_tokens: int, embedder: DocumentEmbedder) -> list[str]:

@@ -32,6 +32,7 @@ from rag.pipeline.types import GAP, Float32Array
 _POSTINGS_PER_STATEMENT = 50_000
 _DOCUMENTS_PER_TRANSACTION = 500
 _DELETE_ATTEMPTS = 5
+_VECTORS_PER_DELETE = 10_000
 
 
 @dataclass(slots=True)
@@ -140,6 +141,50 @@ def update_fields(change: Change, fields: DocumentFields, content_hash: str, rev
     if document is None or document.indexed_at is None or document.content_hash != content_hash:
         return None
     return _update(change, document, fields, revision)
+
+
+def add_vectors(
+    change: Change, space_id: int, chunk_ids: Sequence[int], document_row_ids: Sequence[int], vectors: Float32Array
+) -> int:
+    """Add the vectors of chunks in one more space; those of chunks that are gone, or have one, are left out.
+
+    ``vectors``: float32, shape (chunks, dimension), aligned with both lists of ids. Returns how many were added.
+    Whoever changes one of the documents waits, and is waited for.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT 1 FROM rag_document WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE",
+            (sorted(set(document_row_ids)),),
+        )
+        cursor.execute(
+            """
+            SELECT id FROM rag_chunk AS chunk WHERE id = ANY(%s) AND NOT EXISTS (
+                SELECT 1 FROM doc_embeddings AS vector WHERE vector.chunk_id = chunk.id AND vector.space_id = %s
+            )
+            """,
+            (list(chunk_ids), space_id),
+        )
+        bare = {row[0] for row in cursor.fetchall()}
+    _copy_vectors(
+        change.collection_id,
+        space_id,
+        ((chunk_id, vector) for chunk_id, vector in zip(chunk_ids, vectors, strict=True) if chunk_id in bare),
+    )
+    return len(bare)
+
+
+def drop_vectors(collection_id: int, space_id: int) -> int:
+    """Delete some of a collection's vectors in a space; call it until it returns 0."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            DELETE FROM doc_embeddings WHERE id IN (
+                SELECT id FROM doc_embeddings WHERE collection_id = %s AND space_id = %s LIMIT %s
+            )
+            """,
+            (collection_id, space_id, _VECTORS_PER_DELETE),
+        )
+        return int(cursor.rowcount)
 
 
 def record_failure(change: Change, fields: DocumentFields, reason: str, revision: int) -> None:
@@ -398,21 +443,22 @@ def _insert_chunks(document: Document, prepared: PreparedDocument) -> None:
             for chunk_id, draft, terms in zip(chunk_ids, prepared.drafts, prepared.terms, strict=True)
         ),
     )
-    # A vector's binary form goes through as bytes, so that its type needn't be looked up on each connection.
-    _copy(
-        "COPY doc_embeddings (chunk_id, space_id, collection_id, embedding) FROM STDIN WITH (FORMAT BINARY)",
-        ["int8", "int8", "int8", "bytea"],
-        (
-            (chunk_id, prepared.space_id, document.collection_id, Vector(vector).to_binary())
-            for chunk_id, vector in zip(chunk_ids, prepared.embeddings, strict=True)
-        ),
-    )
+    _copy_vectors(document.collection_id, prepared.space_id, zip(chunk_ids, prepared.embeddings, strict=True))
     _copy(
         "COPY rag_posting (term_id, chunk_id, frequency, chunk_length) FROM STDIN WITH (FORMAT BINARY)",
         ["int4", "int8", "int2", "int4"],
         chain.from_iterable(
             _postings(chunk_id, terms) for chunk_id, terms in zip(chunk_ids, prepared.terms, strict=True)
         ),
+    )
+
+
+def _copy_vectors(collection_id: int, space_id: int, vectors: Iterable[tuple[int, Float32Array]]) -> None:
+    # A vector's binary form goes through as bytes, so that its type needn't be looked up on each connection.
+    _copy(
+        "COPY doc_embeddings (chunk_id, space_id, collection_id, embedding) FROM STDIN WITH (FORMAT BINARY)",
+        ["int8", "int8", "int8", "bytea"],
+        ((chunk_id, space_id, collection_id, Vector(vector).to_binary()) for chunk_id, vector in vectors),
     )
 
 

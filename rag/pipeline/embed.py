@@ -71,6 +71,19 @@ class Embedder:
         return self._encoder.count_tokens(texts)
 
 
+def require_vectors(vectors: Float32Array, count: int, space: Space) -> Float32Array:
+    """``vectors`` as they are: float32, shape (count, the space's dimension), finite. Raises `EmbeddingError`.
+
+    The last check before vectors are stored: one that is not a number, or of another length, would spoil every search.
+    """
+    expected = (count, space.dimension)
+    if vectors.shape != expected:
+        raise EmbeddingError(f"{space.label} returned an array of shape {vectors.shape}, not {expected}.")
+    if not np.isfinite(vectors).all():
+        raise EmbeddingError(f"{space.label} returned values that are not numbers.")
+    return vectors
+
+
 class Encoder:
     """An ONNX sentence encoder: inputs ``input_ids`` and ``attention_mask``, output ``sentence_embedding``."""
 
@@ -101,6 +114,9 @@ class Encoder:
         # A thread that spins while it waits takes the core from the database next to it.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])
+        width = self._session.get_outputs()[0].shape[-1]
+        if isinstance(width, int) and width != dimension:
+            raise EmbeddingError(f"Its vectors have {width} numbers, but its space has {dimension}.")
 
         sharing = sharing or Sharing()
         self._queries: Batcher[str, Float32Array] = Batcher(

@@ -11,15 +11,10 @@ import pytest
 
 from models_registry.artifacts import local_path
 from models_registry.models import ModelVersion, Slot
+from rag.embedders import ExportFailedError, export_embedder, read_folder
 from rag.models import EmbeddingSpace
 from rag.pipeline.features import SCHEMA_VERSION
-from rag.seeding import (
-    SHIPPED_RANKERS,
-    ExportFailedError,
-    export_embedder,
-    packaged_embedder_folder,
-    seed_retrieval,
-)
+from rag.seeding import SHIPPED_RANKERS, packaged_embedder_folder, seed_retrieval
 from rag.spaces import IDENTITY, space_slug
 
 
@@ -45,7 +40,7 @@ def test_a_folder_that_is_no_whole_model_is_refused(fault: str, tmp_path: Path) 
         weights = next(path for path in folder.rglob("*") if path.suffix in {".safetensors", ".bin"})
         weights.write_bytes(weights.read_bytes()[:5000])
     with pytest.raises(ExportFailedError) as refused:
-        export_embedder(folder, output)
+        export_embedder(read_folder(str(folder), "model"), output)
     assert str(folder) in str(refused.value)
     assert "\n" not in str(refused.value)
     assert not output.exists()

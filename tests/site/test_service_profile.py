@@ -34,7 +34,8 @@ import sys
 from pathlib import Path
 import django
 django.setup()
-from rag.seeding import PACKAGED_EMBEDDER, register_embedder
+from rag.embedders import register_embedder
+from rag.seeding import PACKAGED_EMBEDDER
 register_embedder(PACKAGED_EMBEDDER, Path(sys.argv[1]), "tests")
 """
 

@@ -32,6 +32,7 @@ class Command(BaseCommand):
         show.add_argument("name")
         activate = actions.add_parser("activate", help="put a version live")
         activate.add_argument("version", help="name@number, or a name for its newest version")
+        activate.add_argument("--force", action="store_true", help="although what it needs is not all there")
         deactivate = actions.add_parser("deactivate", help="end a collection's own choice")
         rollback = actions.add_parser("rollback", help="put back what was live before the last change")
         for action in (deactivate, rollback):
@@ -78,7 +79,12 @@ class Command(BaseCommand):
     def do_activate(self, options: Mapping[str, Any]) -> None:
         version = versions.find_version(options["version"])
         row = deployments.activate(
-            deployments.slot_of(version), version, _scope(options), by=SYSTEM, reason=options["reason"]
+            deployments.slot_of(version),
+            version,
+            _scope(options),
+            by=SYSTEM,
+            reason=options["reason"],
+            force=options["force"],
         )
         self._say_live(row)
 

@@ -202,7 +202,7 @@ class TestBrokenModels:
         version = versions.register_version(
             versions.register_model("broken", kind, provider), stored, parameters, {}, {}
         )
-        deployments.activate(slot, version, "bees", by=SYSTEM)
+        deployments.activate(slot, version, "bees", by=SYSTEM, force=True)
         view.expire()
 
     def test_a_broken_ranker_is_not_measured_but_one_can_be_trained_in_its_place(self, bees: Collection) -> None:

@@ -312,7 +312,7 @@ class TestDegraded:
         model = versions.register_model(f"broken-{slot}", kind, "lightgbm" if kind == ModelKind.LTR else "onnxruntime")
         stored = {role: artifacts.put(content, role).sha256 for role, content in files.items()}
         version = versions.register_version(model, stored, parameters, {}, {})
-        deployments.activate(slot, version, "shared", by=SYSTEM)
+        deployments.activate(slot, version, "shared", by=SYSTEM, force=True)
         view.expire()
         return version
 
