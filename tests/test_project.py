@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -43,6 +44,12 @@ def own_commands() -> list[str]:
 def test_it_explains_every_make_target() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert set(re.findall(r"^\.PHONY: (\S+)$", makefile, re.MULTILINE)) == make_targets()
+
+
+def test_make_alone_lists_every_target_with_what_it_does() -> None:
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()[1:]
+    assert {line.split()[1] for line in listed} == make_targets()
+    assert all(len(line.split()) > 3 for line in listed)
 
 
 def test_it_names_the_two_commands_in_the_readme() -> None:

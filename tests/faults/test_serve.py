@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import signal
 import socket
 from collections.abc import Callable
@@ -28,6 +30,17 @@ def test_ctrl_c_ends_all_of_it_and_the_next_start_finds_its_data(make_zenglow: M
     zenglow.start()
     assert zenglow.finished(zenglow.index(DOCUMENTS))["added"] == len(DOCUMENTS)
     assert {"postgres", "redis-server"} <= {process.name() for process in zenglow.family()}
+
+    # What it prints can be followed to the letter.
+    addresses = [line.split()[-1] for line in zenglow.lines if "http://127.0.0.1" in line and "curl" not in line]
+    assert [address.removeprefix(f"http://127.0.0.1:{zenglow.port}") for address in addresses] == [
+        *("/search/", "/documents/", "/admin/", "/api/docs/")
+    ]
+    assert all(zenglow.call(address).status in {200, 302} for address in ("/search/", "/documents/", "/admin/"))
+    (curl,) = (shlex.split(line)[1:] for line in zenglow.lines if "curl" in line)
+    assert curl[:3] == ["curl", "-s", f"http://127.0.0.1:{zenglow.port}/rag/query2"]
+    assert curl[3:-1] == ["-H", "Content-Type: application/json", "-d"]
+    assert zenglow.call("/rag/query2", json.loads(curl[-1]) | {"collection": "papers"}).body["results"]
 
     # A second one on the same data is told where the first is, and leaves it alone.
     second = zenglow.run("serve")
