@@ -10,9 +10,12 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.helpers import ActionForm
+from django.db import transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Substr
 from django.http import HttpRequest
+from django.template.defaultfilters import filesizeformat
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -20,9 +23,11 @@ from django.utils.safestring import SafeString
 from models_registry.admin import principal_of
 from ops.admin import LatestRows, ReadOnlyAdmin
 from ops.contracts.problems import Problem
-from rag import collections
+from rag import collections, tasks
+from rag.ann import configs as ann_configs
+from rag.ann.describe import how, state_of
 from rag.ingest import runs, service
-from rag.models import Chunk, Collection, Document, IndexItem, IndexRun
+from rag.models import AnnConfig, AnnState, Chunk, Collection, Document, IndexItem, IndexRun
 
 EXCERPT_CHARACTERS = 5_000
 LIST_EXCERPT_CHARACTERS = 120
@@ -227,6 +232,141 @@ class IndexItemAdmin(ReadOnlyAdmin):
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         return lookup == "run__id__exact" or super().lookup_allowed(lookup, value, request)
+
+
+class AnnConfigForm(forms.ModelForm[AnnConfig]):
+    """A configuration as the services check it. Without a space it is that of the collection's live embedder."""
+
+    class Meta:
+        model = AnnConfig
+        fields = ("collection", "space", *ann_configs.SETTINGS, "reason")
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        if "space" in self.fields:  # a row that is only looked at has no fields
+            self.fields["space"].required = False
+            self.fields["space"].help_text = "Empty: the space of the embedder that is live."
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        if cleaned.get("collection") is not None and cleaned.get("space") is None:
+            try:
+                cleaned["space"] = ann_configs.live_space(cleaned["collection"])
+            except Problem as problem:
+                self.add_error("space", str(problem))
+        return cleaned
+
+    def _post_clean(self) -> None:
+        super()._post_clean()  # type: ignore[misc]
+        if self.errors:
+            return
+        try:
+            ann_configs.check(self.instance)
+        except Problem as problem:
+            for name, fault in problem.errors.items():
+                self.add_error(name if name in self.fields else None, fault)
+
+
+class ActivateAnnForm(ActionForm):
+    """What the activation of a configuration also asks."""
+
+    reason = forms.CharField(required=False, max_length=500)
+    force = forms.BooleanField(required=False, help_text="although its recall is below the floor")
+
+
+@admin.register(AnnConfig)
+class AnnConfigAdmin(admin.ModelAdmin[AnnConfig]):
+    """How vectors are searched. A row is added, built by a background task, put live and dropped; never edited."""
+
+    form = AnnConfigForm
+    action_form = ActivateAnnForm
+    list_display = (
+        *("__str__", "space", "progress", "settings", "recall_at_10", "search_p50_ms", "search_p95_ms"),
+        *("vectors", "size", "by", "created_at"),
+    )
+    list_filter = ("state", "collection", "strategy")
+    list_select_related = ("collection", "space")
+    actions = ("activate", "measure", "drop")
+
+    def has_change_permission(self, request: HttpRequest, obj: AnnConfig | None = None) -> bool:
+        return obj is None and super().has_change_permission(request)
+
+    def has_delete_permission(self, request: HttpRequest, obj: AnnConfig | None = None) -> bool:
+        return False
+
+    def has_work_permission(self, request: HttpRequest) -> bool:
+        return super().has_change_permission(request)
+
+    def get_fields(self, request: HttpRequest, obj: AnnConfig | None = None) -> Any:
+        if obj is None:
+            return AnnConfigForm.Meta.fields
+        return ("progress", *(field.name for field in AnnConfig._meta.concrete_fields))
+
+    def get_readonly_fields(self, request: HttpRequest, obj: AnnConfig | None = None) -> Any:
+        return () if obj is None else self.get_fields(request, obj)
+
+    def save_model(self, request: HttpRequest, obj: AnnConfig, form: Any, change: bool) -> None:
+        """Through the services; the row that the form filled is never saved itself."""
+        given = {name: form.cleaned_data[name] for name in ann_configs.SETTINGS}
+        made = ann_configs.propose(
+            form.cleaned_data["collection"],
+            form.cleaned_data["space"],
+            given,
+            by=principal_of(request),
+            reason=form.cleaned_data["reason"],
+        )
+        obj.pk = made.pk
+        obj.refresh_from_db()
+        transaction.on_commit(lambda: tasks.build_ann.delay(made.pk))
+        self.message_user(request, "It is built and measured in the background; this page shows how far that is.")
+
+    @admin.display(description="state")
+    def progress(self, config: AnnConfig) -> str:
+        return state_of(config)
+
+    @admin.display(description="how")
+    def settings(self, config: AnnConfig) -> str:
+        return how(config)
+
+    @admin.display(description="size")
+    def size(self, config: AnnConfig) -> str:
+        return "" if config.size_bytes is None else filesizeformat(config.size_bytes)
+
+    @admin.action(description="Put live (drops the index that it replaces)", permissions=["work"])
+    def activate(self, request: HttpRequest, queryset: QuerySet[AnnConfig]) -> None:
+        if queryset.count() != 1:
+            self.message_user(request, "Choose exactly one row to put live.", messages.ERROR)
+            return
+        config = queryset.get()
+        try:
+            before = ann_configs.activate(
+                config,
+                by=principal_of(request),
+                reason=request.POST.get("reason", ""),
+                force=bool(request.POST.get("force")),
+            )
+        except Problem as problem:
+            self.message_user(request, str(problem), messages.ERROR)
+            return
+        if before is not None and before.index_name:
+            number, reason = before.pk, f"{config} took its place."
+            transaction.on_commit(lambda: tasks.drop_ann.delay(number, reason))
+        self.message_user(request, f"{config} is live.", messages.SUCCESS)
+
+    @admin.action(description="Measure recall and time", permissions=["work"])
+    def measure(self, request: HttpRequest, queryset: QuerySet[AnnConfig]) -> None:
+        for config in queryset:
+            tasks.measure_ann.delay(config.pk)
+        self.message_user(request, "Measuring in the background.")
+
+    @admin.action(description="Drop the index", permissions=["work"])
+    def drop(self, request: HttpRequest, queryset: QuerySet[AnnConfig]) -> None:
+        for config in queryset:
+            if config.state == AnnState.LIVE:
+                self.message_user(request, f"{config} is live: put another one live first.", messages.ERROR)
+            else:
+                tasks.drop_ann.delay(config.pk, "Dropped in the admin.")
+                self.message_user(request, f"{config} is being dropped.")
 
 
 def _run_message(run: IndexRun) -> str:

@@ -87,6 +87,23 @@ declare(
         maximum=86_400,
     ),
     Variable(
+        "RAG_ANN_RECALL_FLOOR",
+        Kind.FLOAT,
+        "Share of the ten nearest that a vector index must find, measured, to be put live without force.",
+        default=0.95,
+        minimum=0,
+        maximum=1,
+    ),
+    Variable(
+        "RAG_ANN_BUILD_MEMORY_MB",
+        Kind.INTEGER,
+        "Memory for building a vector index, in megabytes; 0: the server's maintenance_work_mem. An HNSW index that "
+        "does not fit takes many times as long.",
+        default=0,
+        minimum=0,
+        maximum=1_048_576,
+    ),
+    Variable(
         "RAG_EMBED_THREADS",
         Kind.INTEGER,
         "Threads of the embedder in each process that serves queries. More than the free cores makes it slower.",

@@ -163,6 +163,7 @@ class Document(models.Model):
         indexes = (
             models.Index(fields=("collection", "state", "-updated_at"), name="rag_document_list"),
             GinIndex(fields=("metadata",), opclasses=("jsonb_path_ops",), name="rag_document_metadata"),
+            GinIndex(fields=("access_groups",), name="rag_document_access_groups"),
             # Whether a collection withholds anything from anybody is asked by every search.
             models.Index(
                 fields=("collection",), condition=~models.Q(access_groups=[]), name="rag_document_with_access_list"
@@ -237,6 +238,114 @@ class DocEmbedding(models.Model):
 
     def __str__(self) -> str:
         return f"chunk {self.chunk_id} in space {self.space_id}"
+
+
+class AnnStrategy(models.TextChoices):
+    EXACT = "exact", "exact"
+    HNSW = "hnsw", "HNSW"
+    IVFFLAT = "ivfflat", "IVFFlat"
+
+
+class AnnPrecision(models.TextChoices):
+    """What the index keeps of a vector. Whatever it is, what is found is ordered by the full vectors."""
+
+    FULL = "full", "full (float32)"
+    HALF = "half", "half (float16)"
+    BINARY = "binary", "binary (one bit), re-ranked"
+
+
+class IterativeScan(models.TextChoices):
+    """Whether an index scan goes on when a filter let too little through."""
+
+    OFF = "off", "off"
+    STRICT = "strict_order", "strict order"
+    RELAXED = "relaxed_order", "relaxed order"
+
+
+class AnnState(models.TextChoices):
+    BUILDING = "building"
+    READY = "ready"
+    LIVE = "live"
+    RETIRED = "retired"
+    FAILED = "failed"
+
+
+class AnnConfig(models.Model):
+    """How a collection's vectors of one space are searched, with what was measured of it.
+
+    A row never changes what it describes: other settings are another row. At most one row per collection and space is
+    live; where none is, the search is exact. Rows with the same index settings may share an index. ``index_name`` is
+    empty where there is no index (exact, or dropped). The services in `rag.ann` are the only writers.
+    """
+
+    collection = models.ForeignKey(Collection, on_delete=models.CASCADE, related_name="ann_configs")
+    space = models.ForeignKey(EmbeddingSpace, on_delete=models.CASCADE, related_name="ann_configs")
+    strategy = models.CharField(max_length=16, choices=AnnStrategy.choices, default=AnnStrategy.HNSW)
+    precision = models.CharField(max_length=16, choices=AnnPrecision.choices, default=AnnPrecision.FULL)
+    m = models.PositiveSmallIntegerField(
+        default=16,
+        validators=[MinValueValidator(2), MaxValueValidator(100)],
+        help_text="HNSW: edges of a node. More: better recall, a larger index, slower to build.",
+    )
+    ef_construction = models.PositiveSmallIntegerField(
+        default=64,
+        validators=[MinValueValidator(4), MaxValueValidator(1000)],
+        help_text="HNSW: candidates considered for each edge; at least twice m.",
+    )
+    lists = models.PositiveIntegerField(
+        default=0,
+        validators=[MaxValueValidator(32_768)],
+        help_text="IVFFlat: cells; 0: the square root of the number of vectors.",
+    )
+    ef_search = models.PositiveSmallIntegerField(
+        default=100,
+        validators=[MinValueValidator(1), MaxValueValidator(1000)],
+        help_text="HNSW: nodes kept while searching; never fewer than are asked for.",
+    )
+    probes = models.PositiveIntegerField(
+        default=20,
+        validators=[MinValueValidator(1), MaxValueValidator(32_768)],
+        help_text="IVFFlat: cells looked into.",
+    )
+    iterative_scan = models.CharField(max_length=16, choices=IterativeScan.choices, default=IterativeScan.RELAXED)
+    rerank = models.PositiveSmallIntegerField(
+        default=400,
+        validators=[MinValueValidator(10), MaxValueValidator(1000)],
+        help_text="Binary: how many of the nearest by bits are ordered by their full vectors.",
+    )
+    state = models.CharField(max_length=16, choices=AnnState.choices, default=AnnState.BUILDING)
+    failure = models.TextField(blank=True)
+    index_name = models.CharField(max_length=63, blank=True, editable=False)
+    marker = models.BigIntegerField(
+        default=0, editable=False, help_text="Number of the row that built the index: it is part of its predicate."
+    )
+    vectors = models.BigIntegerField(default=0, editable=False, help_text="Vectors when the index was built.")
+    build_ms = models.FloatField(null=True, editable=False)
+    size_bytes = models.BigIntegerField(null=True, editable=False)
+    recall_at_10 = models.FloatField(null=True, editable=False, help_text="Against exact search, over real queries.")
+    recall_queries = models.PositiveIntegerField(default=0, editable=False)
+    recall_source = models.CharField(max_length=64, blank=True, editable=False)
+    search_p50_ms = models.FloatField(null=True, editable=False)
+    search_p95_ms = models.FloatField(null=True, editable=False)
+    by = models.CharField(max_length=200, editable=False)
+    reason = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    built_at = models.DateTimeField(null=True, editable=False)
+    measured_at = models.DateTimeField(null=True, editable=False)
+    activated_at = models.DateTimeField(null=True, editable=False)
+    retired_at = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        ordering = ("-id",)
+        verbose_name = "vector index configuration"
+        constraints = (
+            models.UniqueConstraint(
+                fields=("collection", "space"), condition=models.Q(state="live"), name="rag_one_live_ann_config"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"#{self.pk} {self.strategy} of {self.collection}"
 
 
 class LexicalTerm(models.Model):

@@ -84,12 +84,16 @@ def _load_space(embedder: LiveModel) -> tuple[Space, bool]:
             defaults={"model_name": embedder.name, "artifact_sha256": embedder.artifacts["model"]}
             | {name: parameters[name] for name in IDENTITY},
         )
-    space = Space(
+    return space_from(row, embedder.label), is_new
+
+
+def space_from(row: EmbeddingSpace, label: str = "") -> Space:
+    """A stored space; without a label it goes by its model's name."""
+    return Space(
         id=row.id,
-        label=embedder.label,
+        label=label or row.model_name,
         dimension=row.dimension,
         max_tokens=row.max_tokens,
         query_prompt=row.query_prompt,
         document_prompt=row.document_prompt,
     )
-    return space, is_new

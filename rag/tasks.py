@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 from uuid import UUID
 
@@ -10,10 +11,16 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
+from ops.contracts.principal import SYSTEM
+from ops.contracts.problems import Problem
 from rag import query_log, reembedding
+from rag.ann import configs
+from rag.ann.measure import measure
 from rag.evaluation import background
 from rag.ingest import originals, runs, service, writer
-from rag.models import IdempotentRequest, IndexRun, RunState
+from rag.models import AnnConfig, AnnState, IdempotentRequest, IndexRun, RunState
+
+logger = logging.getLogger(__name__)
 
 IDEMPOTENCY_RETENTION = timedelta(hours=24)
 
@@ -86,6 +93,45 @@ def purge_deleted() -> None:
     ).delete()
     IdempotentRequest.objects.filter(created_at__lt=now - IDEMPOTENCY_RETENTION).delete()
     originals.collect_garbage()
+
+
+@shared_task(name="rag.build_ann")
+def build_ann(number: int) -> None:
+    """Build the index of a configuration, and measure it. The row says what became of it."""
+    config = AnnConfig.objects.select_related("collection", "space").filter(pk=number).first()
+    if config is None:
+        return
+    try:
+        if configs.build(config).state == AnnState.READY and config.recall_at_10 is None:
+            measure(config, by=SYSTEM)
+    except Problem as problem:
+        logger.warning("%s", problem)
+
+
+@shared_task(name="rag.measure_ann")
+def measure_ann(number: int) -> None:
+    """Measure a configuration against exact search."""
+    config = AnnConfig.objects.select_related("collection", "space").filter(pk=number).first()
+    if config is not None:
+        try:
+            measure(config, by=SYSTEM)
+        except Problem as problem:
+            logger.warning("%s", problem)
+
+
+@shared_task(name="rag.drop_ann")
+def drop_ann(number: int, reason: str = "") -> None:
+    """Drop the index of a configuration that is no longer live."""
+    config = AnnConfig.objects.select_related("collection", "space").filter(pk=number).first()
+    if config is not None and config.state != AnnState.LIVE and config.index_name:
+        configs.drop(config, by=SYSTEM, reason=reason)
+
+
+@shared_task(name="rag.sweep_ann")
+def sweep_ann() -> None:
+    """Clear away indexes that stopped builders and deleted collections left."""
+    for line in configs.sweep():
+        logger.info("%s", line)
 
 
 @shared_task(name="rag.purge_query_log")

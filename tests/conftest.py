@@ -17,6 +17,7 @@ from models_registry.models import GLOBAL_SCOPE, Deployment, Slot
 from ops.instrumentation.batch import forget_all, hold_all
 from rag.embedders import export_embedder, read_folder, register_embedder
 from rag.pipeline import cache as pipeline_cache
+from rag.pipeline.lexical import counted
 from rag.seeding import PACKAGED_EMBEDDER, packaged_embedder_folder
 from rag.spaces import space_of
 from zenglow_site.embedded.stack import EmbeddedStack
@@ -79,6 +80,12 @@ def _rows_are_written_on_request() -> Iterator[None]:
     hold_all()
     yield
     forget_all()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_counted() -> None:
+    """A test that is undone leaves its collections' generations as they were, with other words in them."""
+    counted.forget()
 
 
 def forget_cached() -> None:

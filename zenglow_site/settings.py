@@ -176,6 +176,7 @@ CELERY_BEAT_SCHEDULE = {
         "rag.complete_vectors": 600.0,
         "rag.purge_deleted": 3600.0,
         "rag.purge_query_log": 6 * 3600.0,
+        "rag.sweep_ann": 24 * 3600.0,
         "ops.maintain_performance_store": 3600.0,
         "ops.purge": 24 * 3600.0,
     }.items()

@@ -1,9 +1,19 @@
-"""Dense retrieval: cosine distance in pgvector, over every vector of the collection's space."""
+"""Dense retrieval: cosine distance in pgvector, exact or by the vector index that is live.
+
+What comes back is never silently short. An index scan looks at a limited number of rows, so under a filter it can run
+dry although more match. Hence a filter that lets few through is searched exactly among those; under a wider one the
+index goes on looking (``iterative_scan``); and when fewer come back than were asked for, the search is made again
+exactly.
+"""
 
 from __future__ import annotations
 
-import numpy as np
+import math
 
+import numpy as np
+from django.db import transaction
+
+from rag.pipeline.ann import AnnPlan, distance, predicate
 from rag.pipeline.database import HotCursor
 from rag.pipeline.eligible import Eligibility
 from rag.pipeline.snapshot import PipelineSnapshot
@@ -26,6 +36,50 @@ _ELIGIBLE = """
     LIMIT %(depth)s
 """
 
+# Eligible chunks are counted no further than is worth it; where they are few, they are searched in the same round trip.
+_ELIGIBLE_IF_FEW = """
+    WITH {eligible}, counted AS (SELECT count(*) AS number FROM eligible)
+    SELECT
+        number <= %(few)s,
+        ARRAY(
+            SELECT chunk_id
+            FROM eligible JOIN doc_embeddings USING (chunk_id)
+            WHERE number <= %(few)s AND space_id = %(space_id)s
+            ORDER BY embedding <=> %(query)s, chunk_id
+            LIMIT %(depth)s
+        )
+    FROM counted
+"""
+
+# The inner query is ordered by the index alone, so that it is used; the outer one puts right what a coarser precision
+# or a relaxed order got wrong, and breaks ties. The limits are literals: behind a parameter the planner takes a tenth
+# of all rows for asked.
+_BY_INDEX = """
+    SELECT chunk_id
+    FROM (
+        SELECT chunk_id, embedding FROM doc_embeddings
+        WHERE {rows} {only}
+        ORDER BY {distance} LIMIT {inner_limit:d}
+    ) AS near
+    ORDER BY embedding <=> %(query)s, chunk_id
+    LIMIT {depth:d}
+"""
+
+_SET = "SELECT set_config(name, value, true) FROM unnest(%(names)s::text[], %(values)s::text[]) AS given (name, value)"
+
+FEWEST_BY_INDEX = 1000
+_FILTERED_SURPLUS = 2
+_ROWS_PER_ROOT = 16.0
+
+
+def few(vectors: int) -> int:
+    """Up to how many eligible chunks are searched one by one rather than by the index.
+
+    One by one costs a time in proportion to their number n; the index has to look at depth · N / n rows. The two are
+    equal at some multiple of the square root of N; ``bench/growth.py`` measures both.
+    """
+    return max(FEWEST_BY_INDEX, int(_ROWS_PER_ROOT * math.sqrt(vectors)))
+
 
 def retrieve_dense(
     cursor: HotCursor, snapshot: PipelineSnapshot, eligibility: Eligibility, query_embedding: Float32Array
@@ -36,15 +90,50 @@ def retrieve_dense(
     """
     if not query_embedding.any():
         return np.empty(0, dtype=np.int64)
+    parameters = {
+        "collection_id": snapshot.collection_id,
+        "space_id": snapshot.space.id,
+        "query": query_embedding,
+        "depth": snapshot.candidate_depth,
+        "few": max(few(snapshot.ann.vectors), snapshot.candidate_depth),
+        **eligibility.parameters,
+    }
+    if snapshot.ann.is_exact:
+        return _exact(cursor, eligibility, parameters)
+    if not eligibility.is_everything:
+        ((are_few, found),) = cursor.rows(_ELIGIBLE_IF_FEW.format(eligible=eligibility.up_to("few")), parameters)
+        if are_few:
+            return np.array(found, dtype=np.int64)
+    by_index = _by_index(cursor, snapshot, snapshot.ann, eligibility, parameters)
+    return by_index if len(by_index) == snapshot.candidate_depth else _exact(cursor, eligibility, parameters)
+
+
+def _exact(cursor: HotCursor, eligibility: Eligibility, parameters: dict[str, object]) -> Int64Array:
     statement = _EVERYTHING if eligibility.is_everything else _ELIGIBLE.format(eligible=eligibility.condition)
-    rows = cursor.rows(
-        statement,
-        {
-            "collection_id": snapshot.collection_id,
-            "space_id": snapshot.space.id,
-            "query": query_embedding,
-            "depth": snapshot.candidate_depth,
-            **eligibility.parameters,
-        },
+    return _ids(cursor.rows(statement, parameters))
+
+
+def _by_index(
+    cursor: HotCursor,
+    snapshot: PipelineSnapshot,
+    plan: AnnPlan,
+    eligibility: Eligibility,
+    parameters: dict[str, object],
+) -> Int64Array:
+    # What a filter lets through comes in no strict order, so more of it is looked at than is kept.
+    asked_for = snapshot.candidate_depth * (1 if eligibility.is_everything else _FILTERED_SURPLUS)
+    given = plan.settings(asked_for)
+    statement = _BY_INDEX.format(
+        rows=predicate(snapshot.collection_id, snapshot.space.id, plan.marker),
+        only="" if eligibility.is_everything else f"AND {eligibility.test}",
+        distance=distance(plan.precision, snapshot.space.dimension),
+        inner_limit=plan.inner_limit(asked_for),
+        depth=snapshot.candidate_depth,
     )
+    with transaction.atomic():
+        cursor.rows(_SET, {"names": list(given), "values": list(given.values())})
+        return _ids(cursor.rows(statement, parameters))
+
+
+def _ids(rows: list[tuple[int, ...]]) -> Int64Array:
     return np.array([row[0] for row in rows], dtype=np.int64)

@@ -1,7 +1,13 @@
 """Lexical retrieval: BM25 over the collection's postings, inside PostgreSQL.
 
 The same formula as `rag.pipeline.bm25`. Document frequencies are counted from the postings themselves, and N and the
-average length are sums of rows that writers only insert, so no counter is contended.
+average length are sums of rows that writers only insert, so no counter is contended. What was counted is remembered
+until the collection changes.
+
+Where the query's terms have many postings, most are left unread, and the result is the same: MaxScore (Turtle and
+Flood, Query Evaluation: Strategies and Optimizations, 1995). No term adds more than weight · (k1 + 1) to a score. Once
+the best ``depth`` chunks found by the rarest terms all have a score above what the commonest terms can give together,
+a chunk that holds only those can't be among them, so they are only looked up for the chunks that hold a rarer one.
 """
 
 from __future__ import annotations
@@ -13,7 +19,7 @@ from rag.pipeline.bm25 import BM25_B, BM25_K1, inverse_document_frequency
 from rag.pipeline.database import HotCursor
 from rag.pipeline.eligible import Eligibility
 from rag.pipeline.snapshot import PipelineSnapshot
-from rag.pipeline.types import GAP, UNKNOWN, Int64Array, QueryTerms
+from rag.pipeline.types import GAP, UNKNOWN, Float64Array, Int32Array, Int64Array, QueryTerms
 
 _FREQUENCIES = """
     SELECT term_id, count(*) FROM rag_posting WHERE term_id = ANY(%(term_ids)s) GROUP BY term_id
@@ -36,20 +42,73 @@ _READABLE_TOTALS = """
     FROM eligible JOIN rag_chunk AS chunk ON chunk.id = eligible.chunk_id
 """
 
-_SCORES = """
-    WITH {eligible} query (term_id, weight) AS (
+_IMPACT = """
+    weight * frequency * (%(k1)s::float8 + 1)
+    / (frequency + %(k1)s::float8 * (1 - %(b)s::float8 + %(b)s::float8 * chunk_length / %(average_length)s::float8))
+"""
+
+_SCORES = f"""
+    WITH {{eligible}} query (term_id, weight) AS (
         SELECT * FROM unnest(%(term_ids)s::integer[], %(weights)s::float8[])
     )
     SELECT chunk_id
-    FROM query JOIN rag_posting AS posting USING (term_id) {join}
+    FROM query JOIN rag_posting AS posting USING (term_id) {{join}}
     GROUP BY chunk_id
-    ORDER BY sum(
-        weight * frequency * (%(k1)s::float8 + 1)
-        / (frequency + %(k1)s::float8
-           * (1 - %(b)s::float8 + %(b)s::float8 * chunk_length / %(average_length)s::float8))
-    ) DESC, chunk_id
+    ORDER BY sum({_IMPACT}) DESC, chunk_id
     LIMIT %(depth)s
-"""
+"""  # noqa: S608  (made of the constant above)
+
+# What the essential terms give to the chunks that can still come up to `least`, at most `limit` of them; and for each
+# of these what the other terms add.
+_ESSENTIAL_SCORES = f"""
+    WITH {{eligible}} essential (term_id, weight) AS (
+        SELECT * FROM unnest(%(term_ids)s::integer[], %(weights)s::float8[])
+    ), other (term_id, weight) AS (
+        SELECT * FROM unnest(%(other_ids)s::integer[], %(other_weights)s::float8[])
+    ), partial AS MATERIALIZED (
+        SELECT chunk_id, sum({_IMPACT}) AS found
+        FROM essential JOIN rag_posting AS posting USING (term_id) {{join}}
+        GROUP BY chunk_id HAVING sum({_IMPACT}) + %(others_at_most)s::float8 >= %(least)s::float8
+        ORDER BY found DESC LIMIT %(limit)s::bigint
+    )
+    SELECT chunk_id, found + coalesce(added, 0) AS score
+    FROM partial, LATERAL (
+        SELECT sum({_IMPACT}) AS added FROM other JOIN rag_posting AS posting USING (term_id)
+        WHERE posting.chunk_id = partial.chunk_id
+    ) AS looked_up
+    ORDER BY score DESC, chunk_id
+    LIMIT %(depth)s
+"""  # noqa: S608  (made of the constants above)
+
+MANY_POSTINGS = 20_000
+"""From so many postings on the second look that MaxScore takes is worth it."""
+
+_ROUNDING = 1e-9
+
+
+class _Counted:
+    """How many chunks hold a term, as counted at each collection's present generation.
+
+    A count may be newer than the generation it is kept under, never older: the generation rises with each change, in
+    its transaction, and is read before anything is counted.
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[int, tuple[int, dict[int, int]]] = {}
+
+    def of(self, collection_id: int, generation: int) -> dict[int, int]:
+        """``{term id: chunks}``, to be added to."""
+        known = self._of.get(collection_id)
+        if known is None or known[0] != generation:
+            known = self._of[collection_id] = (generation, {})
+        return known[1]
+
+    def forget(self) -> None:
+        self._of.clear()
+
+
+counted = _Counted()
+"""Of this process; one small entry for each term that was asked for since the last change."""
 
 
 def read_query(cursor: HotCursor, snapshot: PipelineSnapshot, query: str) -> QueryTerms:
@@ -68,14 +127,21 @@ def read_query(cursor: HotCursor, snapshot: PipelineSnapshot, query: str) -> Que
     )
     known = np.unique(term_ids[term_ids > GAP])
     frequencies, totals = _FREQUENCIES, _TOTALS
-    if not readable.is_everything:
+    document_frequencies: dict[int, int] = {}
+    if readable.is_everything:
+        document_frequencies = counted.of(collection_id, snapshot.generation)
+    else:
         frequencies, totals = (
             statement.format(readable=readable.condition) for statement in (_READABLE_FREQUENCIES, _READABLE_TOTALS)
         )
-    parameters = {"collection_id": collection_id, "term_ids": known.tolist(), **readable.parameters}
-    document_frequencies: dict[int, int] = dict(cursor.rows(frequencies, parameters)) if len(known) else {}
+    missing = [term_id for term_id in known.tolist() if term_id not in document_frequencies]
+    parameters = {"collection_id": collection_id, "term_ids": missing, **readable.parameters}
+    if missing:
+        found: dict[int, int] = dict(cursor.rows(frequencies, parameters))
+        document_frequencies.update((term_id, found.get(term_id, 0)) for term_id in missing)
     # A term whose last posting is gone is as unknown as one that never was.
-    term_ids[(term_ids > GAP) & ~np.isin(term_ids, list(document_frequencies))] = UNKNOWN
+    gone = [term_id for term_id in known.tolist() if not document_frequencies[term_id]]
+    term_ids[np.isin(term_ids, gone)] = UNKNOWN
     ((chunk_count, token_count),) = cursor.rows(totals, parameters)
     return QueryTerms.from_positions(
         term_ids, document_frequencies, token_count / chunk_count if chunk_count else 0.0, chunk_count
@@ -89,22 +155,68 @@ def retrieve_lexical(
     if not len(terms.unique_ids):
         return np.empty(0, dtype=np.int64)
     weights = terms.counts * inverse_document_frequency(terms.document_frequencies, terms.chunk_count)
-    everything = eligibility.is_everything
-    statement = _SCORES.format(
-        eligible="" if everything else f"{eligibility.condition},",
-        join="" if everything else "JOIN eligible USING (chunk_id)",
-    )
+    parameters = {
+        "collection_id": snapshot.collection_id,
+        "average_length": terms.average_length or 1.0,
+        "k1": BM25_K1,
+        "b": BM25_B,
+        "depth": snapshot.candidate_depth,
+        **eligibility.parameters,
+    }
+    # Rarest first; what a term can add falls with it.
+    order = np.lexsort((terms.unique_ids, terms.document_frequencies))
+    ids, weights, held = terms.unique_ids[order], weights[order], terms.document_frequencies[order]
+    essential = _essential_terms(cursor, eligibility, parameters, ids, weights, held)
+    if essential is not None:
+        return essential
     rows = cursor.rows(
-        statement,
-        {
-            "collection_id": snapshot.collection_id,
-            "term_ids": terms.unique_ids.tolist(),
-            "weights": weights.tolist(),
-            "average_length": terms.average_length or 1.0,
-            "k1": BM25_K1,
-            "b": BM25_B,
-            "depth": snapshot.candidate_depth,
-            **eligibility.parameters,
-        },
+        _with(eligibility, _SCORES), parameters | {"term_ids": ids.tolist(), "weights": weights.tolist()}
     )
     return np.array([row[0] for row in rows], dtype=np.int64)
+
+
+def _essential_terms(
+    cursor: HotCursor,
+    eligibility: Eligibility,
+    parameters: dict[str, object],
+    ids: Int32Array,
+    weights: Float64Array,
+    held: Int64Array,
+) -> Int64Array | None:
+    """The best chunks by MaxScore; None where all postings have to be read. Terms come rarest first."""
+    if held.sum() < MANY_POSTINGS or len(ids) < 2:
+        return None
+    depth = int(str(parameters["depth"]))
+    statement = _with(eligibility, _ESSENTIAL_SCORES)
+
+    def search(count: int, least: float, limit: int | None) -> list[tuple[int, float]]:
+        given = {
+            "term_ids": ids[:count].tolist(),
+            "weights": weights[:count].tolist(),
+            "other_ids": ids[count:].tolist(),
+            "other_weights": weights[count:].tolist(),
+            "others_at_most": at_most[count],
+            "least": least,
+            "limit": limit,
+        }
+        return [(chunk_id, score) for chunk_id, score in cursor.rows(statement, parameters | given)]
+
+    # at_most[i]: what all terms from i on can add together, and a little for the order in which sums are rounded.
+    at_most = [float(weights[count:].sum()) * (BM25_K1 + 1) + _ROUNDING for count in range(len(ids) + 1)]
+    probing = int(np.searchsorted(np.cumsum(held), 2 * depth)) + 1
+    if probing >= len(ids):
+        return None
+    probed = search(probing, float("-inf"), depth)
+    if len(probed) < depth:
+        return None
+    least = probed[-1][1] - _ROUNDING
+    count = next(count for count in range(len(ids) + 1) if at_most[count] < least or count == len(ids))
+    if count == len(ids):
+        return None
+    return np.array([chunk_id for chunk_id, _ in search(max(count, 1), least, None)], dtype=np.int64)
+
+
+def _with(eligibility: Eligibility, statement: str) -> str:
+    if eligibility.is_everything:
+        return statement.format(eligible="", join="")
+    return statement.format(eligible=f"{eligibility.condition},", join="JOIN eligible USING (chunk_id)")

@@ -6,17 +6,20 @@ the feature key leaves out exactly the fusion weights, because what it caches is
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from django.conf import settings
-from django.db.models import Exists, OuterRef, Q
+from django.contrib.postgres.expressions import ArraySubquery
+from django.db.models import Exists, F, OuterRef, Q
+from django.db.models.functions import JSONObject
 
 from models_registry.live import LiveModel, view
 from models_registry.models import Slot
 from ops.contracts.principal import Principal
 from ops.contracts.problems import NotFound
-from rag.models import Collection, Document
+from rag.models import AnnConfig, AnnState, Collection, Document
+from rag.pipeline.ann import EXACT, AnnPlan
 from rag.pipeline.embed import Space
 from rag.pipeline.features import SCHEMA_VERSION
 from rag.pipeline.query import SearchRequest, fingerprint
@@ -45,6 +48,7 @@ class PipelineSnapshot:
     weights_version: int
     ltr_weight: float
     conceptual_weight: float
+    ann: AnnPlan = EXACT
 
     def feature_key(self, request: SearchRequest) -> str:
         """Key of a query's candidates, features and LTR scores."""
@@ -77,9 +81,10 @@ def resolve(collection_slug: str, principal: Principal) -> Resolved:
     guarded = Document.objects.filter(collection=OuterRef("pk")).exclude(access_groups=[])
     row = (
         Collection.objects.filter(slug=collection_slug)
-        .annotate(withholds=~Q(default_access_groups=[]) | Exists(guarded))
+        .annotate(withholds=~Q(default_access_groups=[]) | Exists(guarded), ann_plans=live_ann_plans())
         .values_list(
-            "id", "generation", "access_epoch", "text_configuration", "split_identifiers", "withholds", named=True
+            *("id", "generation", "access_epoch", "text_configuration", "split_identifiers", "withholds", "ann_plans"),
+            named=True,
         )
     )
     found = row.first() if principal.may_touch(collection_slug) else None
@@ -90,6 +95,7 @@ def resolve(collection_slug: str, principal: Principal) -> Resolved:
     ranker = view.model(Slot.LTR, collection_slug)
     ltr_weight, conceptual_weight = weights.normalized
     reads_everything = principal.sees_all_groups or not found.withholds
+    space = space_of(embedder)
     snapshot = PipelineSnapshot(
         collection_id=found.id,
         collection=collection_slug,
@@ -98,7 +104,7 @@ def resolve(collection_slug: str, principal: Principal) -> Resolved:
         text_configuration=found.text_configuration,
         split_identifiers=found.split_identifiers,
         groups=None if reads_everything else tuple(sorted(principal.groups)),
-        space=space_of(embedder),
+        space=space,
         retrieval_mode=settings.RAG_RETRIEVAL_MODE,
         candidate_depth=settings.RAG_CANDIDATE_DEPTH,
         ranker_kind=ranker.provider,
@@ -107,5 +113,29 @@ def resolve(collection_slug: str, principal: Principal) -> Resolved:
         weights_version=weights.version,
         ltr_weight=ltr_weight,
         conceptual_weight=conceptual_weight,
+        ann=ann_plan(found.ann_plans, space.id),
     )
     return Resolved(snapshot, embedder, ranker)
+
+
+def live_ann_plans() -> ArraySubquery:
+    """The live configurations of a collection, as an annotation: one JSON object a space, for `ann_plan`."""
+    live = AnnConfig.objects.filter(collection=OuterRef("pk"), state=AnnState.LIVE).order_by("id")
+    plan = JSONObject(config_id=F("id"), space_id=F("space_id"), **{name: F(name) for name in _PLAN_FIELDS})
+    return ArraySubquery(live.values(plan=plan))
+
+
+def ann_plan(plans: list[dict[str, Any]], space_id: int) -> AnnPlan:
+    """How a space is searched, of what `live_ann_plans` read."""
+    for plan in plans:
+        if plan.pop("space_id") == space_id:
+            return AnnPlan(**plan)
+    return EXACT
+
+
+def plan_of(config: AnnConfig) -> AnnPlan:
+    """How one searches by a configuration."""
+    return AnnPlan(config.pk, **{name: getattr(config, name) for name in _PLAN_FIELDS})
+
+
+_PLAN_FIELDS = tuple(field.name for field in fields(AnnPlan) if field.name != "config_id")

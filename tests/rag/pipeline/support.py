@@ -44,6 +44,7 @@ def snapshot_of(collection: Collection, space: EmbeddingSpace, **changes: Any) -
     return replace(
         SNAPSHOT,
         collection_id=collection.id,
+        generation=Collection.objects.values_list("generation", flat=True).get(id=collection.id),
         collection=collection.slug,
         text_configuration=collection.text_configuration,
         split_identifiers=collection.split_identifiers,

@@ -8,9 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import bm25s
+import numpy as np
 import pytest
 
 from rag.models import Collection, EmbeddingSpace
+from rag.pipeline import lexical
+from rag.pipeline.bm25 import bm25_scores
+from rag.pipeline.candidates import read_candidates
 from rag.pipeline.database import hot_cursor
 from rag.pipeline.eligible import Eligibility
 from rag.pipeline.lexical import read_query, retrieve_lexical
@@ -123,7 +127,74 @@ class TestAgreement:
         assert retrieve(*indexed, "bees", depth=10) == retrieve(*indexed, "bees")[:10]
 
 
+class TestMaxScore:
+    """Most postings are left unread, and nothing is lost by it: the scores found are those of reading them all."""
+
+    DEPTH = 5
+
+    @pytest.fixture
+    def indexed(self, indexed, monkeypatch: pytest.MonkeyPatch) -> tuple[Collection, EmbeddingSpace]:
+        """However few postings there are, those that can be spared are."""
+        monkeypatch.setattr(lexical, "MANY_POSTINGS", 0)
+        return indexed
+
+    def scores(self, indexed: tuple[Collection, EmbeddingSpace], query: str, eligibility: Eligibility) -> list[float]:
+        """What was found, as scores by the formula."""
+        collection, space = indexed
+        snapshot = snapshot_of(collection, space, candidate_depth=self.DEPTH, groups=eligibility.groups)
+        with hot_cursor() as cursor:
+            terms = read_query(cursor, snapshot, query)
+            found = retrieve_lexical(cursor, snapshot, eligibility, terms)
+            nothing = np.zeros(space.dimension, dtype=np.float32)
+            candidates = read_candidates(cursor, snapshot, np.empty(0, np.int64), found, nothing)
+        by_id = dict(zip(candidates.chunk_ids.tolist(), bm25_scores(terms, candidates).tolist(), strict=True))
+        return [by_id[chunk_id] for chunk_id in found.tolist()]
+
+    @pytest.mark.parametrize("groups", [None, ()])
+    def test_it_finds_what_reading_everything_finds(self, indexed, monkeypatch, groups) -> None:
+        queries = [*QUERIES[::6], "bees honey queen the colony of a hive", "yeast yeast flour water salt"]
+        spared = 0
+        for query in queries:
+            for filters in ({}, {"nothing": ["here"]}):
+                eligibility = Eligibility(groups, filters)
+                pruned = self.scores(indexed, query, eligibility)
+                with monkeypatch.context() as patch:
+                    patch.setattr(lexical, "MANY_POSTINGS", 10**9)
+                    everything = self.scores(indexed, query, eligibility)
+                assert pruned == pytest.approx(everything, rel=1e-6), query
+                assert pruned == sorted(pruned, reverse=True)
+                spared += len(pruned) == self.DEPTH
+        assert spared
+
+    def test_terms_are_spared_where_the_rare_ones_decide(self, space: EmbeddingSpace, monkeypatch) -> None:
+        monkeypatch.setattr(lexical, "MANY_POSTINGS", 0)
+        collection = Collection.objects.create(slug="spared")
+        for number in range(60):
+            put(collection, space, f"d{number}", f"common {'rare ' * 3 if number < 15 else ''}word{number}")
+        found = retrieve(collection, space, "rare common", depth=self.DEPTH)
+        assert len(found) == self.DEPTH
+        corpus = corpus_of(collection)
+        assert all("rare" in corpus[chunk_id] for chunk_id in found)
+        assert_same_best(collection, space, ["rare common", "common word3", "rare word59"], by_formula)
+
+
 class TestStatistics:
+    def test_a_count_is_remembered_until_the_collection_changes(self, space: EmbeddingSpace) -> None:
+        collection = Collection.objects.create(slug="remembered")
+        put(collection, space, "a", "zebra crossing")
+
+        def zebras() -> list[int]:
+            with hot_cursor() as cursor:
+                return read_query(cursor, snapshot_of(collection, space), "zebra").document_frequencies.tolist()
+
+        assert zebras() == [1]
+        counts = lexical.counted.of(collection.id, snapshot_of(collection, space).generation)
+        assert list(counts.values()) == [1]
+        put(collection, space, "b", "another zebra")
+        assert zebras() == [2]
+        remove(collection, "a")
+        assert zebras() == [1]
+
     def test_they_are_those_of_the_collection(self, indexed) -> None:
         collection, space = indexed
         corpus = list(corpus_of(collection).values())
