@@ -1,0 +1,1 @@
+"""Text and vectors for the benchmarks of large collections."""
