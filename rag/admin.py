@@ -6,16 +6,19 @@ nothing of postings, and would load every chunk to count it.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ActionForm
 from django.db import transaction
+from django.db.models import Model as DjangoModel
 from django.db.models import QuerySet
 from django.db.models.functions import Substr
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.template.defaultfilters import filesizeformat
+from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -26,8 +29,20 @@ from ops.contracts.problems import Problem
 from rag import collections, tasks
 from rag.ann import configs as ann_configs
 from rag.ann.describe import how, state_of
+from rag.evaluation import stored
+from rag.evaluation.figures import comparison_figures, figures_of
 from rag.ingest import runs, service
-from rag.models import AnnConfig, AnnState, Chunk, Collection, Document, IndexItem, IndexRun
+from rag.models import (
+    AnnConfig,
+    AnnState,
+    Chunk,
+    Collection,
+    Document,
+    EvaluationRun,
+    EvaluationState,
+    IndexItem,
+    IndexRun,
+)
 
 EXCERPT_CHARACTERS = 5_000
 LIST_EXCERPT_CHARACTERS = 120
@@ -367,6 +382,73 @@ class AnnConfigAdmin(admin.ModelAdmin[AnnConfig]):
             else:
                 tasks.drop_ann.delay(config.pk, "Dropped in the admin.")
                 self.message_user(request, f"{config} is being dropped.")
+
+
+@admin.register(EvaluationRun)
+class EvaluationRunAdmin(ReadOnlyAdmin):
+    """What was measured, with its plots; two of them compared; forgotten through the service."""
+
+    change_form_template = "admin/rag/evaluationrun/change_form.html"
+    list_display = ("id", "created_at", "collection", "label", "state", "ndcg", "ranker", "in_sample", "started_by")
+    list_filter = ("state", "in_sample", "collection")
+    search_fields = ("=id", "label", "dataset_sha256")
+    actions = ("compare",)
+    fields = (
+        *("collection", "label", "state", "failure", "progress", "in_sample", "dataset_sha256", "revision"),
+        *("started_by", "created_at", "started_at", "finished_at", "shown_snapshot"),
+    )
+    readonly_fields = fields
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[EvaluationRun]:
+        return super().get_queryset(request).defer("per_query")
+
+    def has_delete_permission(self, request: HttpRequest, obj: DjangoModel | None = None) -> bool:
+        return request.user.has_perm("rag.delete_evaluationrun")
+
+    def delete_model(self, request: HttpRequest, obj: EvaluationRun) -> None:
+        stored.delete(obj, principal_of(request))
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[EvaluationRun]) -> None:
+        for run in queryset:
+            self.delete_model(request, run)
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        run = self.get_object(request, object_id)
+        figures = figures_of(run) if run is not None and run.state == EvaluationState.FINISHED else None
+        return super().change_view(request, object_id, form_url, {**(extra_context or {}), "figures": figures})
+
+    @admin.display(description="nDCG@10", ordering="metrics__pipeline__ndcg@10")
+    def ndcg(self, run: EvaluationRun) -> str:
+        return f"{run.metrics['pipeline']['ndcg@10']:.4f}" if "pipeline" in run.metrics else ""
+
+    @admin.display(description="queries")
+    def progress(self, run: EvaluationRun) -> str:
+        return f"{run.done} of {run.total}"
+
+    @admin.display(description="snapshot")
+    def shown_snapshot(self, run: EvaluationRun) -> SafeString:
+        return format_html("<pre>{}</pre>", json.dumps(run.snapshot, indent=2, ensure_ascii=False, sort_keys=True))
+
+    @admin.action(description="Compare two selected")
+    def compare(self, request: HttpRequest, queryset: QuerySet[EvaluationRun]) -> HttpResponse | None:
+        if queryset.count() != 2:
+            self.message_user(request, "Choose exactly two evaluations to compare.", messages.ERROR)
+            return None
+        a, b = queryset.order_by("id")
+        try:
+            figures = comparison_figures(stored.compare_runs(a, b))
+        except Problem as problem:
+            self.message_user(request, str(problem), messages.ERROR)
+            return None
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"{b} against {a}",
+            "opts": self.opts,
+            "figures": figures,
+        }
+        return TemplateResponse(request, "admin/rag/evaluationrun/compare.html", context)
 
 
 def _run_message(run: IndexRun) -> str:

@@ -6,6 +6,7 @@ plot follows the page's light and dark. Numbers are formatted for SVG: at most t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 HALF = 100.0
@@ -32,3 +33,35 @@ def number(value: float) -> str:
     """As SVG reads it."""
     text = f"{value:.2f}".rstrip("0").rstrip(".")
     return "0" if text in {"", "-0"} else text
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A bar that stands or hangs, one unit wide, at ``x``; ``title`` is what the browser shows of it."""
+
+    kind: str
+    x: str
+    y: str
+    height: str
+    title: str = ""
+
+
+def columns(counts: Sequence[float], kind: str) -> list[Column]:
+    """A histogram in a height of 100, which its largest column fills."""
+    largest = max(counts, default=0) or 1
+    return [
+        Column(kind, number(place), number(100 - height), number(height), f"{count:g}")
+        for place, count in enumerate(counts)
+        for height in [100 * count / largest]
+    ]
+
+
+def deltas(values: Sequence[float], limit: float, titles: Sequence[str]) -> list[Column]:
+    """Bars above or below zero, which lies at 50 of a height of 100; ``limit`` fills one half."""
+    drawn = []
+    for place, (value, title) in enumerate(zip(values, titles, strict=True)):
+        height = min(50 * abs(value) / limit, 50.0) if limit > 0 else 0.0
+        if height:
+            kind, top = ("more", 50 - height) if value > 0 else ("less", 50.0)
+            drawn.append(Column(kind, number(place), number(top), number(height), title))
+    return drawn

@@ -246,6 +246,7 @@ SPECTACULAR_SETTINGS = {
         "DocumentStateEnum": "rag.models.DocumentState",
         "RunStateEnum": "rag.models.RunState",
         "ItemStateEnum": "rag.models.ItemState",
+        "EvaluationStateEnum": "rag.models.EvaluationState",
     },
 }
 

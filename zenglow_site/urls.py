@@ -12,6 +12,7 @@ handler500 = "ops.api.problems.server_error"
 
 urlpatterns = [
     path("rag/fusion/", include("models_registry.api.weights_urls")),
+    path("registry/", include("rag.api.evaluations.urls")),
     path("registry/", include("models_registry.api.urls")),
     path("health/models", ModelsHealthView.as_view(), name="health-models"),
     path("rag/", include("rag.api.urls")),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TypeVar
+
 import numpy as np
 
 from rag.pipeline.bm25 import TermFrequencies, bm25
@@ -17,6 +20,8 @@ CONVEX_SHARE = 0.5
 ROWS = ("bm25", "dense", "rrf", "convex", "pipeline")
 SIMPLE_FUSIONS = ("rrf", "convex")
 
+Of = TypeVar("Of")
+
 
 def orders(terms: QueryTerms, candidates: Candidates, fused: FusedScores) -> dict[str, Int64Array]:
     """For each row the positions of the candidates it ranks, best first: int64."""
@@ -30,6 +35,12 @@ def orders(terms: QueryTerms, candidates: Candidates, fused: FusedScores) -> dic
         "convex": _best_first(CONVEX_SHARE * min_max(similarity) + (1 - CONVEX_SHARE) * min_max(lexical)),
         "pipeline": fused.order,
     }
+
+
+def in_order(by_row: Mapping[str, Of]) -> dict[str, Of]:
+    """The same with the rows in the order of `ROWS`, others after them: the database keeps no order of its own."""
+    places = {row: place for place, row in enumerate(ROWS)}
+    return {row: by_row[row] for row in sorted(by_row, key=lambda row: (places.get(row, len(places)), row))}
 
 
 def documents_in_order(order: Int64Array, candidates: Candidates, names: dict[int, str]) -> list[str]:

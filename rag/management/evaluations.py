@@ -8,7 +8,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from rag.evaluation.figures import names
 from rag.evaluation.measures import MEASURES
+from rag.evaluation.rows import in_order
 from rag.evaluation.significance import Comparison
 from rag.evaluation.stored import QueryDelta, RunComparison, Side
 from rag.models import EvaluationRun
@@ -61,7 +63,7 @@ def metrics_table(run: EvaluationRun) -> Table:
     table.add_column("row")
     for name in MEASURES:
         table.add_column(name, justify="right")
-    for row, metrics in run.metrics.items():
+    for row, metrics in in_order(run.metrics).items():
         table.add_row(row, *(f"{metrics[name]:.4f}" for name in MEASURES))
     return table
 
@@ -98,7 +100,7 @@ def comparison_text(comparison: RunComparison) -> Text:
     main = comparison.main
     relative = "" if main.relative is None else f" ({main.relative:+.1%})"
     sample = " (in-sample)" if comparison.in_sample else ""
-    a, b = _names(comparison)
+    a, b = names(comparison)
     return Text(
         f"{b} against {a}: {main.test.difference:+.4f} {comparison.measure}{relative}, p = {main.test.p_value:.4f}, "
         f"{main.test.wins} wins, {main.test.losses} losses, {main.test.ties} ties{sample}"
@@ -106,7 +108,7 @@ def comparison_text(comparison: RunComparison) -> Text:
 
 
 def comparison_table(comparison: RunComparison) -> Table:
-    a, b = _names(comparison)
+    a, b = names(comparison)
     table = Table()
     table.add_column("measure")
     for heading in (a, b, "difference", "relative", "p", "wins", "losses", "ties"):
@@ -137,16 +139,6 @@ def extremes_table(comparison: RunComparison, shown: int = QUERIES_SHOWN) -> Tab
     for query in (*won, *lost[::-1]):
         table.add_row(f"{query.delta:+.3f}", f"{query.a:.3f}", f"{query.b:.3f}", Text(_query(query)))
     return table
-
-
-def _names(comparison: RunComparison) -> tuple[str, str]:
-    """How the two sides are told apart: by run, by row, or by both."""
-    a, b = comparison.a, comparison.b
-    if a.run.pk == b.run.pk:
-        return a.row, b.row
-    if a.row == b.row:
-        return f"#{a.run.pk}", f"#{b.run.pk}"
-    return f"#{a.run.pk} {a.row}", f"#{b.run.pk} {b.row}"
 
 
 def _side(side: Side) -> Mapping[str, Any]:

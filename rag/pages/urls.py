@@ -5,7 +5,7 @@ from django.views.generic import RedirectView
 
 from ops.access import requires
 from ops.contracts.principal import Scope
-from rag.pages import actions, collections, documents, originals, runs, search, uploads
+from rag.pages import actions, collections, documents, evaluations, originals, runs, search, uploads
 
 # Until there is a chat to begin with, the front page is the search.
 _front = requires(GET=Scope.QUERY)(RedirectView.as_view(pattern_name="search", query_string=True))
@@ -26,4 +26,7 @@ urlpatterns = [
     path("documents/runs/", runs.run_list, name="index-runs"),
     path("documents/runs/<uuid:run_id>/", runs.run_detail, name="index-run"),
     path("documents/runs/<uuid:run_id>/card/", runs.run_card, name="index-run-card"),
+    path("evaluations/", evaluations.evaluation_list, name="evaluations"),
+    path("evaluations/compare/", evaluations.evaluation_compare, name="evaluations-compare"),
+    path("evaluations/<int:run_id>/", evaluations.evaluation_detail, name="evaluation"),
 ]

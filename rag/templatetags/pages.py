@@ -11,6 +11,8 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 
+from ops.contracts.principal import Scope
+
 register = template.Library()
 
 
@@ -36,3 +38,27 @@ def ago(moment: datetime) -> str:
 def signed(value: float) -> str:
     """Three decimals with a sign, as a part of a sum is written: "+0.125", "−0.500"; a true minus, as in print."""
     return f"{value:+.3f}".replace("-", "−")
+
+
+@register.filter
+def signed_percent(share: float) -> str:
+    """ "+3.5 %", "−0.2 %"."""
+    return f"{share:+.1%}".replace("-", "−").replace("%", " %")
+
+
+@register.filter
+def signed_short(value: float) -> str:
+    """Two decimals with a sign, for an axis."""
+    return f"{value:+.2f}".replace("-", "−")
+
+
+@register.filter
+def negative(value: float) -> float:
+    return -value
+
+
+@register.simple_tag(takes_context=True)
+def may(context: template.Context, scope: str) -> bool:
+    """Whether who reads the page has a scope: ``{% may "registry:read" as may_read %}``."""
+    principal = getattr(context.get("request"), "principal", None)
+    return principal is not None and principal.has_scope(Scope(scope))

@@ -19,9 +19,11 @@ from pytest_django import DjangoDbBlocker
 
 from ops import keys
 from ops.contracts.principal import SYSTEM, Scope
+from rag.evaluation.measures import MEASURES
+from rag.evaluation.rows import ROWS
 from rag.ingest.plan import Offer
 from rag.ingest.service import process_batch, start_run
-from rag.models import Collection
+from rag.models import Collection, EvaluationRun
 from tests.conftest import forget_cached
 from tests.serving import free_port
 
@@ -36,6 +38,7 @@ class Server:
     key: str
     run_id: str
     """Of the run that has indexed the document."""
+    evaluation_id: int
 
     @property
     def headers(self) -> dict[str, str]:
@@ -50,7 +53,7 @@ def server(
     log = tmp_path_factory.mktemp("contract") / "daphne.log"
     with django_db_blocker.unblock(), copied_database() as database:
         with connected_to(database):
-            run_id = _fill()
+            run_id, evaluation_id = _fill(), _evaluated()
             key = keys.create_key("contract", [Scope.ADMIN], actor=SYSTEM).text
         port = free_port()
         with log.open("wb") as output:
@@ -69,7 +72,7 @@ def server(
         try:
             url = f"http://127.0.0.1:{port}"
             _wait_for(f"{url}/health/live", process, log)
-            yield Server(url, key, run_id)
+            yield Server(url, key, run_id, evaluation_id)
         finally:
             process.kill()
             process.wait()
@@ -117,6 +120,19 @@ def _fill() -> str:
     while process_batch(run.id):
         pass
     return str(run.id)
+
+
+def _evaluated() -> int:
+    values = {"q": dict.fromkeys(MEASURES, 0.5)}
+    run = EvaluationRun.objects.create(
+        collection="default",
+        dataset_sha256="0" * 64,
+        total=1,
+        done=1,
+        metrics=dict.fromkeys(ROWS, values["q"]),
+        per_query=dict.fromkeys(ROWS, values),
+    )
+    return run.pk
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

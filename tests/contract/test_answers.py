@@ -51,7 +51,7 @@ def cases(operation: Any) -> st.SearchStrategy[Case]:
     )
 
 
-def name_what_is_there(case: Case, **there: str) -> None:
+def name_what_is_there(case: Case, **there: str | int) -> None:
     """Put the names of things that exist into a request that keeps to the document."""
     if case.meta is None or case.meta.generation.mode is not GenerationMode.POSITIVE:
         return
@@ -74,7 +74,8 @@ def test_it_answers_as_its_schema_says(name: str, server: Server) -> None:
     @given(case=cases(OPERATIONS[name]), is_about_what_is_there=st.booleans())
     def ask(case: Case, is_about_what_is_there: bool) -> None:
         if is_about_what_is_there:
-            name_what_is_there(case, run_id=server.run_id)
+            evaluation = server.evaluation_id
+            name_what_is_there(case, run_id=server.run_id, evaluation_id=evaluation, a=evaluation, b=evaluation)
         answer = case.call(base_url=server.url, headers=server.headers)
         excluded = [*NOT_PROMISED, *([not_a_server_error] if name in MAY_BE_UNAVAILABLE else [])]
         case.validate_response(answer, excluded_checks=excluded)

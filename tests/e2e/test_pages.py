@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Route, expect
 
+from rag.evaluation.measures import MEASURES
+from rag.evaluation.rows import ROWS
+from rag.models import EvaluationRun
 from tests.e2e.conftest import Backstage, OpenBrowser, Visitor
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
@@ -218,6 +221,45 @@ class TestDocuments:
         expect(page.get_by_role("button", name="Delete")).to_be_hidden()
 
 
+def measured(label: str, good: float) -> int:
+    """A finished evaluation; its id."""
+    values = {row: {f"q{i}": dict.fromkeys(MEASURES, good * i / 9) for i in range(10)} for row in ROWS}
+    return EvaluationRun.objects.create(
+        collection="default",
+        label=label,
+        dataset_sha256="0" * 64,
+        total=10,
+        done=10,
+        snapshot={"ranker_label": label, "ltr_weight": 0.5, "conceptual_weight": 0.5},
+        metrics={row: of["q5"] for row, of in values.items()},
+        per_query=values,
+    ).pk
+
+
+class TestEvaluations:
+    def test_two_of_the_list_are_compared(self, visitor: Visitor, backstage: Backstage) -> None:
+        before, after = backstage.do(lambda: (measured("before", 0.4), measured("after", 0.6)))
+        page = visitor.open("/search/")
+        page.get_by_role("link", name="Evaluations").click()
+        page.get_by_role("checkbox", name=f"Compare evaluation {before}").check()
+        page.get_by_role("checkbox", name=f"Compare evaluation {after}").check()
+        page.get_by_role("button", name="Compare two").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("after against before")
+        plot = page.get_by_role("img", name="9 queries won, 1 tied, 0 lost")
+        expect(plot).to_be_visible()
+        # The largest difference reaches the top, the smallest stands lower, both on zero.
+        whole = plot.bounding_box()
+        first, last = (bar.bounding_box() for bar in (plot.locator("rect").first, plot.locator("rect").last))
+        assert whole is not None
+        assert first is not None
+        assert last is not None
+        assert first["height"] == pytest.approx(whole["height"] / 2, abs=1)
+        assert last["height"] < first["height"] / 5
+        assert first["y"] + first["height"] == pytest.approx(last["y"] + last["height"], abs=1)
+        page.get_by_text("The queries that differ most").click()
+        expect(page.get_by_role("row", name="q9")).to_contain_text("+0.200")
+
+
 class TestLook:
     def test_the_colours_follow_the_system_until_somebody_chooses(
         self, open_browser: OpenBrowser, backstage: Backstage
@@ -237,6 +279,7 @@ class TestLook:
         backstage.add({f"{long}.py": f"def {long}(): pass\n", "tea.md": f"# {long}\n\n{long}\n"}, metadata={long: long})
         visitor = open_browser(**options)
         page = visitor.open("/search/?q=unbreakable&explain=1")
+        before, after = backstage.do(lambda: (measured(long[:200], 0.4), measured(long[:200], 0.6)))
         pages = [
             f"/search/?q={long}&explain=1",
             "/search/",
@@ -246,6 +289,9 @@ class TestLook:
             "/documents/collections/default/",
             "/documents/runs/",
             "/documents/upload/",
+            "/evaluations/",
+            f"/evaluations/{before}/",
+            f"/evaluations/compare/?run={before}&run={after}",
             "/sign-in/",
         ]
         for address in pages:
@@ -275,6 +321,8 @@ class TestSafety:
         expect(page.get_by_role("article")).to_have_count(2)
         page.locator("[data-result-link]").first.click()
         expect(page.locator("#passage")).to_be_visible()
-        for address in ("/documents/", "/documents/collections/", "/documents/runs/", "/sign-in/"):
+        run = backstage.do(lambda: measured(ATTACK, 0.5))
+        evaluations = ("/evaluations/", f"/evaluations/{run}/")
+        for address in ("/documents/", "/documents/collections/", "/documents/runs/", "/sign-in/", *evaluations):
             visitor.open(address)
             expect(page.get_by_role("heading", level=1)).to_be_visible()

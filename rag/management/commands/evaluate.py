@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -13,6 +14,7 @@ from django.core.management.base import BaseCommand, CommandError
 from ops.contracts.principal import SYSTEM
 from ops.contracts.problems import Problem
 from ops.terminal import console, progress
+from rag.evaluation.report import report_html
 from rag.evaluation.rows import ROWS, SIMPLE_FUSIONS
 from rag.evaluation.run import evaluate, judged_set
 from rag.evaluation.stored import RunComparison, best_simple_row, check_finished, check_same_dataset, compare_runs, find
@@ -41,18 +43,25 @@ class Command(BaseCommand):
             help="an earlier evaluation to compare with; one for each collection, in their order",
         )
         parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+        parser.add_argument("--html", type=Path, metavar="FILE", help="also write a report with plots, in one file")
 
     def handle(self, **options: Any) -> None:
         slugs: Sequence[str] = options["collection"]
         runs: list[EvaluationRun] = []
         try:
             baselines = _baselines(slugs, options["baseline_run"])
+            if options["html"]:
+                _check_writable(options["html"])
             with progress(self.stderr) as bar:
                 for slug in slugs:
                     runs.append(evaluate(slug, bar(slug), label=options["label"]))  # noqa: PERF401
             comparisons = {run.pk: _comparisons(run, baselines.get(run.collection)) for run in runs}
         except Problem as problem:
             raise CommandError(str(problem), returncode=2) from problem
+        if options["html"]:
+            report = report_html([(run, baselines.get(run.collection)) for run in runs])
+            options["html"].write_text(report, encoding="utf-8")
+            self.stderr.write(f"The report is in {options['html']}.")
         if options["json"]:
             self.stdout.write(json.dumps([_figures(run, comparisons[run.pk]) for run in runs], indent=2))
             return
@@ -64,6 +73,15 @@ class Command(BaseCommand):
                 out.print(comparison_text(comparison), soft_wrap=True)
         if len(runs) > 1:
             out.print(_macro(runs), soft_wrap=True)
+
+
+def _check_writable(file: Path) -> None:
+    """Refuse before all the work what couldn't be written after it."""
+    try:
+        with file.open("a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise CommandError(f"{file} can't be written: {error.strerror}.", returncode=2) from error
 
 
 def _baselines(slugs: Sequence[str], run_ids: Sequence[int]) -> Mapping[str, EvaluationRun]:

@@ -15,7 +15,7 @@ from ops.contracts.principal import SYSTEM
 from ops.contracts.problems import NotFound, Unavailable
 from rag import spaces
 from rag.evaluation.measures import per_query
-from rag.evaluation.rows import ROWS, documents_in_order, orders
+from rag.evaluation.rows import ROWS, documents_in_order, in_order, orders
 from rag.evaluation.run import dataset_sha256, evaluate, judged_set
 from rag.models import Collection, EvaluationRun, JudgedQuery, Judgement, QueryLog
 from rag.pipeline import rankers
@@ -59,6 +59,9 @@ class TestRows:
         assert by_row["pipeline"].tolist() == [3, 2, 1, 0]
         names = {70: "a", 71: "b", 72: "c"}
         assert documents_in_order(by_row["pipeline"], found, names) == ["b", "c", "a"]
+
+    def test_what_the_database_returns_is_put_back_in_order(self) -> None:
+        assert list(in_order(dict.fromkeys(["own", *reversed(ROWS)]))) == [*ROWS, "own"]
 
 
 class TestJudgedSet:
