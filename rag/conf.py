@@ -22,10 +22,10 @@ declare(
     Variable(
         "RAG_QUERY_MAX_CHARACTERS",
         Kind.INTEGER,
-        "Longest query, in characters.",
-        default=8000,
+        "Longest query, in characters. Of a long one the first 1,000 words and as much as the embedder takes decide.",
+        default=100_000,
         minimum=16,
-        maximum=100_000,
+        maximum=1_000_000,
     ),
     Variable(
         "RAG_CANDIDATE_DEPTH",

@@ -25,6 +25,9 @@ MAX_TITLE_TOKENS = 512
 MAX_BODY_TOKENS = 32_000
 """Most tokens of a chunk's title and headings, and of its text; together they fit the frequency's smallint."""
 
+MAX_QUERY_TOKENS = 1000
+"""Most tokens of a query that are looked up: the first ones. It bounds what a pasted document costs."""
+
 # A text of this many characters can't have more positions than PostgreSQL counts, nor more bytes than it takes.
 _PIECE_CHARACTERS = 16_000
 # Each occurrence of a lexeme takes two characters or more, so here none can occur 255 times.
@@ -253,8 +256,11 @@ def encode_passages(
 def encode_query(
     cursor: Cursor, query: str, *, collection_id: int, configuration: str, split_identifiers: bool
 ) -> Int32Array:
-    """The query as term ids: int32, shape (positions,), `GAP` for a stop word, `UNKNOWN` for a term not indexed."""
-    lexemes = tokenize(cursor, configuration, [lexical_text(query, split_identifiers)])[0]
+    """The query as term ids: int32, shape (positions,), `GAP` for a stop word, `UNKNOWN` for a term not indexed.
+
+    Only the first `MAX_QUERY_TOKENS` positions are read.
+    """
+    lexemes = tokenize(cursor, configuration, [lexical_text(query, split_identifiers)])[0][:MAX_QUERY_TOKENS]
     ids = _term_ids(cursor, collection_id, sorted(set(lexemes) - {""}))
     ids[""] = GAP
     return np.array([ids.get(lexeme, UNKNOWN) for lexeme in lexemes], dtype=np.int32)

@@ -109,7 +109,7 @@ class TestSearch:
         [
             (["x", "--collection", "nowhere"], "no collection 'nowhere'"),
             (["", "--collection", "bees"], "at least one word"),
-            (["x" * 8001, "--collection", "bees"], "At most 8000 characters"),
+            (["x" * 100_001, "--collection", "bees"], "At most 100000 characters"),
             (["x", "--collection", "bees", "--top-k", "0"], "From 1 to 100"),
             (["x\udcff", "--collection", "bees"], "not text"),
             (["x", "--collection", "\udcff"], "not text"),
