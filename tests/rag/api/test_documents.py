@@ -350,6 +350,18 @@ class TestAccess:
         Collection.objects.update(default_access_groups=["staff"])
         assert api.get(DOCUMENTS).json()["results"] == []
 
+    def test_what_is_withheld_answers_like_what_is_not_there(self, api: Client, collection: Collection) -> None:
+        add(api, "secret", access_groups=["board"])
+
+        def answers(document_id: str) -> list[Any]:
+            responses = [api.get(address(document_id, action)) for action in ("", "/original")]
+            responses.append(api.get(f"{DOCUMENTS}?q={document_id}"))
+            bodies = [json.dumps(response.json() | {"request_id": ""}) for response in responses]
+            plain = [body.replace(document_id, "…") for body in bodies]
+            return [(response.status_code, body) for response, body in zip(responses, plain, strict=True)]
+
+        assert answers("secret") == answers("absent")
+
     def test_it_withholds_collections_that_a_key_may_not_touch(
         self, api: Client, client_of: ClientOf, collection: Collection
     ) -> None:
