@@ -11,10 +11,13 @@ from typing import get_type_hints
 import pytest
 from django.db import connection
 
+from models_registry.deployments import ROLLBACK
 from ops import audit
 from ops.alerts import raise_alert, resolve_alert
+from ops.backup.service import RESTORE_BACKUP
 from ops.contracts.audit import AuditAction, audit_actions, declare_action
 from ops.contracts.principal import LOOPBACK, SYSTEM, Principal, PrincipalKind
+from ops.keys import CREATE_KEY
 from ops.models import AlertEvent, AlertSeverity, AuditEvent
 from rag.ingest.service import DELETE
 
@@ -24,8 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 class TestAuditActions:
     def test_each_app_declares_what_it_records_as_noun_and_verb(self) -> None:
         actions = audit_actions()
-        assert {"api_key.create", "backup.restore", "collection.delete", "deployment.rollback"} <= set(actions)
-        assert all(re.fullmatch("[a-z_]+[.][a-z]+", action) for action in actions)
+        assert {CREATE_KEY, RESTORE_BACKUP, ROLLBACK, DELETE} <= set(actions)
+        assert all(re.fullmatch("[a-z_]+[.][a-z_]+", action) for action in actions)
         assert all(action.help.endswith(".") for action in actions)
 
     @pytest.mark.parametrize("name", ["delete", "Document.delete", "document delete", "document.delete.all", ""])
