@@ -36,11 +36,13 @@ if TYPE_CHECKING:
 
 SLUG = "bench-growth"
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance" / "growth.md"
+RECALL_PAGE = PAGE.with_name("growth-recall.md")
 PLOT = PAGE.with_suffix(".svg")
 BLOCK = 10_000
 CHUNKS_PER_DOCUMENT = 10
 WRITTEN_DOCUMENTS = 60
 FILTERS = {"1 %": ("hundredth", 7), "5 %": ("twentieth", 7), "20 %": ("fifth", 2), "50 %": ("half", 1)}
+SWEEP = (100, 200, 400, 800)
 EF_CURVE = (10, 20, 40, 80, 160)
 
 
@@ -80,6 +82,13 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--strategy", choices=("hnsw", "ivfflat"), default="hnsw")
     parser.add_argument("--precision", choices=("full", "half"), default="half")
+    parser.add_argument("--ef-search", type=int, default=200, help="HNSW: nodes kept while searching")
+    parser.add_argument("--probes", type=int, default=20, help="IVFFlat: cells looked into")
+    parser.add_argument(
+        "--sweep",
+        action="store_true",
+        help="only measure recall by ef_search, on the collection that the last run left, with `ann measure`",
+    )
     parser.add_argument(
         "--priority",
         type=int,
@@ -89,6 +98,12 @@ def main() -> None:
     arguments = parser.parse_args()
     sizes = sorted({int(size) for size in arguments.chunks.split(",")})
     prepare()
+    if arguments.sweep:
+        text = sweep(arguments)
+        print(text)
+        if arguments.write:
+            RECALL_PAGE.write_text(text, encoding="utf-8")
+        return
     from django.conf import settings
 
     # Logs and caches are not what is measured here.
@@ -108,6 +123,39 @@ def main() -> None:
             PAGE.write_text(text, encoding="utf-8")
             PLOT.write_text(plot(steps), encoding="utf-8")
     print(text)
+
+
+def sweep(arguments: argparse.Namespace) -> str:
+    """Recall and time by ef_search at the size that is there, as `manage.py ann measure` measures them."""
+    from ops.contracts.principal import SYSTEM
+    from rag.ann import configs
+    from rag.ann.measure import measure
+    from rag.models import AnnConfig, Collection
+
+    collection = Collection.objects.get(slug=SLUG)
+    space = configs.live_space(collection)
+    live = AnnConfig.objects.filter(collection=collection, state="live").exclude(strategy="exact").get()
+    given = {name: getattr(live, name) for name in ("strategy", "precision", "m", "ef_construction")}
+    rows = []
+    with _priority(arguments.priority):
+        for ef_search in SWEEP:
+            config = configs.propose(collection, space, given | {"ef_search": ef_search}, by=SYSTEM, reason="bench")
+            rows.append(measure(config, by=SYSTEM, queries=arguments.queries))
+    lines = [
+        "# Recall by ef_search",
+        "",
+        f"Written by `python -m bench.growth --sweep --write` on {datetime.now(UTC):%Y-%m-%d}: {live.vectors:,} "
+        f"chunks, {live.strategy} {live.precision}, m {live.m}, ef_construction {live.ef_construction}; queries: "
+        f"{rows[0].recall_source}, a hundred candidates each. All rows share one index.",
+        "",
+        "| ef_search | recall@10 | p50 ms | p95 ms |",
+        "| ---: | ---: | ---: | ---: |",
+    ]
+    lines += [
+        f"| {row.ef_search} | {row.recall_at_10:.3f} | {row.search_p50_ms:.1f} | {row.search_p95_ms:.1f} |"
+        for row in rows
+    ]
+    return "\n".join([*lines, ""])
 
 
 class Growth:
@@ -154,16 +202,14 @@ class Growth:
         from ops.contracts.principal import SYSTEM
         from rag.ann import configs
 
+        self._without_index()
         self._fill(size)
         step = Step(size)
-        given = {"strategy": self.arguments.strategy, "precision": self.arguments.precision}
-        before = configs.live(self.collection.id, self.base.space.id)
+        given = {name: getattr(self.arguments, name) for name in ("strategy", "precision", "ef_search", "probes")}
         config = configs.build(
             configs.propose(self.collection, self._space(), given, by=SYSTEM, rebuild=True, reason="bench")
         )
         configs.activate(config, by=SYSTEM, force=True)
-        if before is not None:
-            configs.drop(before, by=SYSTEM)
         step.index = f"{config.strategy}, {config.precision}"
         step.build_s, step.index_bytes = (config.build_ms or 0) / 1000, config.size_bytes or 0
         exact, within = self._exact(), {name: self._exact(*part) for name, part in FILTERS.items()}
@@ -184,6 +230,17 @@ class Growth:
             step.timings[f"dense, filter {name}"] = self._dense(by_index, within[name], {key: value})
         step.timings |= self._pipeline(by_index)
         step.written_per_s = self._write()
+
+    def _without_index(self) -> None:
+        """Search exactly and drop the vector index: filling goes faster without it."""
+        from ops.contracts.principal import SYSTEM
+        from rag.ann import configs
+
+        before = configs.live(self.collection.id, self.base.space.id)
+        if before is not None:
+            exact = configs.propose(self.collection, self._space(), {"strategy": "exact"}, by=SYSTEM, reason="bench")
+            configs.activate(exact, by=SYSTEM)
+            configs.drop(before, by=SYSTEM)
 
     # --- filling -------------------------------------------------------------------------------------------------
 
