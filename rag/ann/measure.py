@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+from django.db.models import F, Func
 from django.utils import timezone
 
 from models_registry.live import view
@@ -84,7 +85,9 @@ def real_queries(config: AnnConfig, count: int) -> tuple[Float32Array, str]:
     """
     collection = config.collection
     embedder = view.model(Slot.EMBEDDER, collection.slug)
-    found = DocEmbedding.objects.filter(collection=collection, space=config.space).order_by("?")
+    # In an order of no meaning, but the same each time: configurations are compared by the same queries.
+    found = DocEmbedding.objects.filter(collection=collection, space=config.space)
+    found = found.order_by(Func(F("chunk_id"), function="hashint8"), "chunk_id")
     if space_of(embedder).id != config.space_id:
         rows = [np.asarray(row.embedding, dtype=np.float32) for row in found[:count]]
         return np.array(rows, dtype=np.float32).reshape(len(rows), -1), f"{len(rows)} vectors"
