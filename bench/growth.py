@@ -713,7 +713,8 @@ def report(
         "",
         f"On a server of 64 GiB, of which three quarters hold the vector index, PostgreSQL carries about {fits:,} "
         "chunks of this dimension in half precision, about three times as many with binary quantisation and "
-        "re-ranking. Move to a Milvus cluster before that: when the index no longer fits into memory, when a rebuild takes longer than "
+        "re-ranking. Move to a Milvus cluster before that: when the index no longer fits into memory, when a rebuild "
+        "takes longer than "
         "you can wait (it grows somewhat faster than N), or when BM25 at p95 is more than you can spend. A billion "
         "chunks are beyond one PostgreSQL in every respect.",
         "",
