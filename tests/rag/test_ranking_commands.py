@@ -182,6 +182,13 @@ class TestEvaluate:
         )
         assert EvaluationRun.objects.count() == 3
 
+    def test_it_writes_a_report_or_refuses_before_the_work(self, judged: list[Collection], tmp_path: Path) -> None:
+        run("evaluate", "--collection", "bees", "--html", tmp_path / "report.html")
+        report = (tmp_path / "report.html").read_text(encoding="utf-8")
+        assert f"{EvaluationRun.objects.get().metrics['pipeline']['ndcg@10']:.4f}" in report
+        assert "can't be written" in refused("evaluate", "--collection", "bees", "--html", tmp_path / "no" / "folder")
+        assert EvaluationRun.objects.count() == 1
+
     def test_in_sample_figures_are_labelled(self, judged: list[Collection]) -> None:
         shipped = ModelVersion.objects.filter(model__name="ltr-default-linear").order_by("-number")[0]
         dataset = {"collection": "bees", "sha256": judged_set("bees").sha256}
