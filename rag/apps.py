@@ -1,4 +1,5 @@
 from django.apps import AppConfig
+from django.conf import settings
 
 
 class RagConfig(AppConfig):
@@ -14,6 +15,7 @@ class RagConfig(AppConfig):
         from ops.contracts.health import register_health_check
         from rag import checks  # noqa: F401  (registers the system checks)
         from rag.health import check_live_models
+        from rag.milvus import outbox
         from rag.models import Collection
         from rag.pipeline.retrieval import check_retrieval
         from rag.reembedding import require_filled
@@ -24,3 +26,5 @@ class RagConfig(AppConfig):
         register_seeder("rag", seed_retrieval)
         register_health_check("models", check_live_models, critical=True)
         register_health_check("retrieval", check_retrieval, critical=False)
+        if settings.RAG_RETRIEVAL_MODE == outbox.MODE:
+            outbox.export_metrics()

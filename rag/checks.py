@@ -1,6 +1,8 @@
 """System checks of retrieval.
 
 rag.E001  the retrieval mode lacks its settings
+rag.E002  the retrieval mode lacks its client library
+rag.E003  Milvus Lite's file is not named as one
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ from django.conf import settings
 from django.core import checks
 from django.core.checks import CheckMessage, Tags, register
 
-NEEDED = {"supabase_rpc": ("SUPABASE_URL", "SUPABASE_KEY")}
+from rag.milvus import store
+
+NEEDED = {"supabase_rpc": ("SUPABASE_URL", "SUPABASE_KEY"), "milvus": ("MILVUS_URI",)}
 """Settings that a mode can't work without."""
 
 
@@ -19,12 +23,18 @@ NEEDED = {"supabase_rpc": ("SUPABASE_URL", "SUPABASE_KEY")}
 def retrieval_mode_is_configured(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     mode = settings.RAG_RETRIEVAL_MODE
     missing = [name for name in NEEDED.get(mode, ()) if not getattr(settings, name)]
-    if not missing:
-        return []
-    return [
-        checks.Error(
-            f"RAG_RETRIEVAL_MODE={mode} needs {' and '.join(missing)}.",
-            hint="Set what is missing, or another mode.",
-            id="rag.E001",
-        )
-    ]
+    if missing:
+        message = f"RAG_RETRIEVAL_MODE={mode} needs {' and '.join(missing)}."
+        return [checks.Error(message, hint="Set what is missing, or another mode.", id="rag.E001")]
+    return _milvus_faults() if mode == "milvus" else []
+
+
+def _milvus_faults() -> list[CheckMessage]:
+    if not store.is_installed():
+        message = "RAG_RETRIEVAL_MODE=milvus needs the Milvus client."
+        return [checks.Error(message, hint=store.INSTALL, id="rag.E002")]
+    if store.configured(timeout_s=1).is_lite and not settings.MILVUS_URI.endswith(".db"):
+        message = "MILVUS_URI is neither an address nor a file of Milvus Lite."
+        hint = "Write https://host:port for a server; a file's name ends in .db."
+        return [checks.Error(message, hint=hint, id="rag.E003")]
+    return []

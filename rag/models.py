@@ -348,6 +348,24 @@ class AnnConfig(models.Model):
         return f"#{self.pk} {self.strategy} of {self.collection}"
 
 
+class MilvusOutbox(models.Model):
+    """A document whose copy in Milvus is behind; see `rag.milvus.outbox`.
+
+    There is no foreign key: the row of a deleted document, or of the last one of a deleted collection, outlives it.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    collection_id = models.BigIntegerField()
+    document_row_id = models.BigIntegerField()
+    noted_at = models.DateTimeField()
+
+    class Meta:
+        indexes = (models.Index(fields=("collection_id", "id"), name="rag_milvus_outbox_order"),)
+
+    def __str__(self) -> str:
+        return f"document {self.document_row_id} of collection {self.collection_id}"
+
+
 class LexicalTerm(models.Model):
     """A stem of a collection. Terms are only ever added: an unused one costs nothing."""
 

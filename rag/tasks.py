@@ -82,6 +82,14 @@ def complete_vectors() -> None:
     reembedding.fill_live()
 
 
+@shared_task(name="rag.deliver_to_milvus")
+def deliver_to_milvus() -> None:
+    """Bring Milvus up to date. What fails stays in the outbox for the next time."""
+    from rag.milvus import service as milvus
+
+    milvus.deliver_now()
+
+
 @shared_task(name="rag.purge_deleted")
 def purge_deleted() -> None:
     """Forget for good what may no longer be restored, and everything that only mattered for a while."""

@@ -179,6 +179,7 @@ CELERY_BEAT_SCHEDULE = {
         "rag.sweep_ann": 24 * 3600.0,
         "ops.maintain_performance_store": 3600.0,
         "ops.purge": 24 * 3600.0,
+        **({"rag.deliver_to_milvus": 1.0} if ENVIRONMENT["RAG_RETRIEVAL_MODE"] == "milvus" else {}),
     }.items()
 }
 CELERY_BEAT_SCHEDULE_FILENAME = str(ZENGLOW_DATA_DIR / "run" / "celerybeat-schedule")

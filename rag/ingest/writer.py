@@ -26,6 +26,7 @@ from psycopg.errors import DeadlockDetected
 
 from rag.ingest.types import ChunkDraft
 from rag.lexicon import Terms, decode_terms
+from rag.milvus import outbox
 from rag.models import Collection, Document, DocumentState, ItemState
 from rag.pipeline.types import GAP, Float32Array
 
@@ -42,6 +43,8 @@ class Change:
     collection_id: int
     content: bool = False
     access: bool = False
+    documents: set[int] = field(default_factory=set)
+    """Rows of the documents that it changes or removes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ def changing(collection_id: int) -> Iterator[Change]:
     with transaction.atomic():
         change = Change(collection_id)
         yield change
+        outbox.note(collection_id, change.documents)
         if change.content or change.access:
             Collection.objects.filter(id=collection_id).update(
                 generation=F("generation") + int(change.content), access_epoch=F("access_epoch") + int(change.access)
@@ -126,6 +130,7 @@ def write_document(change: Change, fields: DocumentFields, prepared: PreparedDoc
         sum(terms.count for terms in prepared.terms) - removed_tokens,
     )
     change.content = True
+    change.documents.add(document.id)
     change.access |= access_changes
     return ItemState.CHANGED if was_indexed else ItemState.ADDED
 
@@ -165,6 +170,7 @@ def add_vectors(
             (list(chunk_ids), space_id),
         )
         bare = {row[0] for row in cursor.fetchall()}
+    change.documents.update(document_row_ids)
     _copy_vectors(
         change.collection_id,
         space_id,
@@ -184,7 +190,9 @@ def drop_vectors(collection_id: int, space_id: int) -> int:
             """,
             (collection_id, space_id, _VECTORS_PER_DELETE),
         )
-        return int(cursor.rowcount)
+        count = int(cursor.rowcount)
+    outbox.note(collection_id, [outbox.NO_DOCUMENT] if count else [])
+    return count
 
 
 def record_failure(change: Change, fields: DocumentFields, reason: str, revision: int) -> None:
@@ -201,6 +209,7 @@ def record_failure(change: Change, fields: DocumentFields, reason: str, revision
         record_failure(change, fields, reason, revision)
         return
     change.content |= document.indexed_at is not None
+    change.documents.add(document.id)
     change.access |= access_changes
 
 
@@ -212,6 +221,7 @@ def remove_document(change: Change, document_id: str, revision: int) -> bool:
     document = _find(change.collection_id, document_id)
     if document is None or document.state == DocumentState.DELETED or document.revision > revision:
         return False
+    change.documents.add(document.id)
     removed_chunks, removed_tokens = _remove_chunks(document.id)
     _add_totals(change.collection_id, -removed_chunks, -removed_tokens)
     document.state = DocumentState.DELETED
@@ -280,6 +290,7 @@ def _delete_rest(collection_id: int) -> None:
         )
         cursor.execute("DELETE FROM rag_lexicalterm WHERE collection_id = %s", (collection_id,))
         Collection.objects.filter(id=collection_id).delete()
+        outbox.note(collection_id, [outbox.NO_DOCUMENT])
 
 
 def fold_totals() -> int:
@@ -353,6 +364,7 @@ def _update(change: Change, document: Document, fields: DocumentFields, revision
     if _comparable(document) == before and not was_failed:
         return ItemState.UNCHANGED
     change.content = True
+    change.documents.add(document.id)
     return ItemState.CHANGED
 
 
@@ -504,4 +516,5 @@ def _delete_some_documents(collection_id: int) -> int:
             with connection.cursor() as cursor:
                 cursor.execute("DELETE FROM rag_document WHERE id = ANY(%s)", (ids,))
             change.content = True
+            change.documents.update(ids)
     return len(ids)

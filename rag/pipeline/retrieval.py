@@ -88,11 +88,20 @@ def retriever_for(mode: str) -> Retriever:
 
 
 def _make(mode: str) -> Retriever:
-    patience = settings.RAG_RETRIEVAL_TIMEOUT_S, settings.RAG_RETRIEVAL_PAUSE_S
     if mode == "supabase_rpc":
         from rag.pipeline.remote.supabase import SupabaseRpc
 
-        return SupabaseRpc(settings.SUPABASE_URL, settings.SUPABASE_KEY, *patience)
+        return SupabaseRpc(
+            settings.SUPABASE_URL,
+            settings.SUPABASE_KEY,
+            settings.RAG_RETRIEVAL_TIMEOUT_S,
+            settings.RAG_RETRIEVAL_PAUSE_S,
+        )
+    if mode == "milvus":
+        from rag.milvus.store import configured
+        from rag.pipeline.remote.milvus import Milvus
+
+        return Milvus(configured(timeout_s=settings.RAG_RETRIEVAL_TIMEOUT_S), settings.RAG_RETRIEVAL_PAUSE_S)
     return Pgvector()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from django.db import connection
 from rag.models import EmbeddingSpace
 from rag.pipeline import retrieval
 from tests.rag.ingest_service.support import make_space
+from tests.rag.retrieval.milvus import MilvusServer
 from tests.rag.retrieval.postgrest import KEY, PostgREST, running
 
 FUNCTION = Path(django_settings.BASE_DIR) / "rag" / "sql" / "match_documents.sql"
@@ -43,9 +46,37 @@ def supabase(postgrest: PostgREST, settings: Any) -> Iterator[PostgREST]:
     retrieval.forget()
 
 
-@pytest.fixture(params=["pgvector", "supabase_rpc"])
+@pytest.fixture(scope="session")
+def shared_milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
+    """One Milvus for all tests of this process; each has collections of its own there."""
+    server = MilvusServer(tmp_path_factory.mktemp("milvus"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@contextmanager
+def milvus_in_force(server: MilvusServer, settings: Any) -> Iterator[MilvusServer]:
+    settings.RAG_RETRIEVAL_MODE = "milvus"
+    settings.MILVUS_URI, settings.MILVUS_TOKEN = server.uri, None
+    settings.MILVUS_COLLECTION_PREFIX = f"t{uuid.uuid4().hex[:8]}"
+    settings.MILVUS_DENSE_INDEX = "FLAT"
+    settings.RAG_RETRIEVAL_TIMEOUT_S = 30
+    retrieval.forget()
+    yield server
+    retrieval.forget()
+
+
+@pytest.fixture
+def milvus(shared_milvus: MilvusServer, db: None, settings: Any) -> Iterator[MilvusServer]:
+    """The mode ``milvus``, in force."""
+    with milvus_in_force(shared_milvus, settings) as server:
+        yield server
+
+
+@pytest.fixture(params=["pgvector", "supabase_rpc", "milvus"])
 def mode(request: pytest.FixtureRequest) -> str:
     """Each mode in turn, in force."""
-    if request.param == "supabase_rpc":
-        request.getfixturevalue("supabase")
+    if request.param != "pgvector":
+        request.getfixturevalue({"supabase_rpc": "supabase", "milvus": "milvus"}[request.param])
     return str(request.param)

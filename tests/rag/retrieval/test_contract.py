@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ops.contracts.health import State
+from rag.milvus.service import deliver_now
 from rag.models import Collection, Document, EmbeddingSpace
 from rag.pipeline.database import hot_cursor
 from rag.pipeline.eligible import Eligibility
@@ -43,6 +44,8 @@ class Searcher:
         snapshot = snapshot_of(
             self.collection, self.space, retrieval_mode=self.mode, groups=groups, candidate_depth=depth
         )
+        if self.mode == "milvus":
+            deliver_now()
         degraded: dict[str, str] = {}
         with hot_cursor() as cursor:
             terms = read_query(cursor, snapshot, words)

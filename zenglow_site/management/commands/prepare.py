@@ -17,6 +17,7 @@ from models_registry.locks import session_lock
 from models_registry.models import Deployment
 from ops.contracts.health import State
 from rag.checks import retrieval_mode_is_configured
+from rag.milvus.store import configured
 from rag.pipeline.retrieval import check_retrieval
 
 
@@ -42,6 +43,13 @@ class Command(BaseCommand):
         """A mode that can't work as it is set up is refused; a server that is away now only makes answers worse."""
         for fault in retrieval_mode_is_configured(None):
             raise CommandError(f"{fault.msg} {fault.hint}", returncode=2)
+        if settings.RAG_RETRIEVAL_MODE == "milvus" and configured(timeout_s=1).is_lite:
+            raise CommandError(
+                "Milvus Lite (MILVUS_URI is a file) serves one process alone, and the server has several. "
+                "Set MILVUS_URI to the address of a Milvus server; try Milvus Lite with single commands, such as "
+                "`manage.py search`.",
+                returncode=2,
+            )
         report = check_retrieval()
         if report.state is not State.OK:
             self._say(f"Retrieval ({settings.RAG_RETRIEVAL_MODE}): {report.detail}")
