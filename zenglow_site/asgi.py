@@ -4,13 +4,13 @@ import os
 import threading
 
 from django.conf import settings
-from django.core.asgi import get_asgi_application
 
 from zenglow_site.database import BoundedConnection
+from zenglow_site.handler import asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "zenglow_site.settings")
 
-application = get_asgi_application()
+application = asgi_application()
 
 from models_registry.live import view  # noqa: E402  (the apps are loaded now)
 from ops.api.views import health_monitor  # noqa: E402
