@@ -60,6 +60,10 @@ class QueryStatsSerializer(serializers.Serializer[Any]):
     queries = serializers.IntegerField()
     errors = serializers.IntegerField()  # type: ignore[assignment]
     cache_hits = CacheHitsSerializer()
+    cache_lookups = serializers.DictField(
+        child=serializers.DictField(child=serializers.DictField(child=serializers.IntegerField())),
+        help_text="By cache (full, feature), then hit or miss, then reason.",
+    )
     stages = serializers.DictField(child=StageFiguresSerializer())
 
 

@@ -101,6 +101,7 @@ class JsonMetricsView(APIView):
                     "queries": totals["queries"],
                     "errors": totals["query_errors"],
                     "cache_hits": SNAPSHOT.cache_hits(),
+                    "cache_lookups": SNAPSHOT.cache_lookups(),
                     "stages": SNAPSHOT.stages(),
                 },
                 "models": model_inventory(),

@@ -59,6 +59,7 @@ class Snapshot:
         self._errors: Counter[str] = Counter()
         self._queries: Counter[str] = Counter()
         self._failed_queries = 0
+        self._lookups: Counter[tuple[str, str, str]] = Counter()
 
     def add_stage(self, name: str, duration_ms: float, failed: bool) -> None:
         """A sink of `ops.contracts.stage`."""
@@ -77,6 +78,19 @@ class Snapshot:
         with self._lock:
             self._queries[cache] += 1
             self._failed_queries += failed
+
+    def add_cache_lookup(self, cache: str, outcome: str, reason: str) -> None:
+        with self._lock:
+            self._lookups[cache, outcome, reason] += 1
+
+    def cache_lookups(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Lookups by cache, then ``hit`` or ``miss``, then reason; what never happened is left out."""
+        with self._lock:
+            counts = sorted(self._lookups.items())
+        found: dict[str, dict[str, dict[str, int]]] = {}
+        for (cache, outcome, reason), number in counts:
+            found.setdefault(cache, {}).setdefault(outcome, {})[reason] = number
+        return found
 
     def stages(self) -> dict[str, StageFigures]:
         """The figures of every stage that ran, by name."""

@@ -47,3 +47,9 @@ def hot_cursor() -> Iterator[HotCursor]:
             _registered.add(raw)
         with psycopg.Cursor(raw) as cursor:
             yield HotCursor(cursor)
+
+
+def give_back_connection() -> None:
+    """Leave this thread's connection to others while it waits for something else than the database."""
+    if not connection.in_atomic_block:
+        connection.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import uuid
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,15 +15,16 @@ from django.conf import settings
 from ops.api.problems import as_problem
 from ops.contracts.principal import Principal
 from ops.contracts.stage import PIPELINE_STAGES, Recording, recording, stage
-from rag.pipeline import cache
+from rag.pipeline import cache, single_flight
 from rag.pipeline.candidates import read_candidates
-from rag.pipeline.database import hot_cursor
+from rag.pipeline.database import give_back_connection, hot_cursor
 from rag.pipeline.eligible import Eligibility
 from rag.pipeline.embed import EmbeddingError
 from rag.pipeline.features import extract
 from rag.pipeline.fusion import fuse
 from rag.pipeline.lexical import read_query
 from rag.pipeline.ltr import Ranker, SimpleRanker
+from rag.pipeline.misses import Misses
 from rag.pipeline.query import SearchRequest, validate
 from rag.pipeline.rankers import ranker_for
 from rag.pipeline.results import page_of, read_results
@@ -46,6 +48,8 @@ __all__ = ["SearchRequest", "search"]
 logger = logging.getLogger(__name__)
 
 CACHE_FAULT = "Redis does not answer."
+
+_misses = Misses()
 
 
 @dataclass(slots=True)
@@ -72,7 +76,9 @@ def search(request: SearchRequest, principal: Principal, *, request_id: str | No
         try:
             with stage("pipeline"):
                 resolved = resolve(request.collection or "", principal)
-                body = _cached_answer(request, resolved.snapshot, progress) or _answer(request, resolved, progress)
+                body = _cached_answer(request, resolved.snapshot, progress) or _shared_answer(
+                    request, resolved, progress
+                )
         except Exception as error:
             record_failure(request, progress.request_id, timings.durations_ms, principal, as_problem(error).status)
             raise
@@ -149,28 +155,55 @@ def _ranker(resolved: Resolved, progress: Progress) -> tuple[Ranker, str | None]
     return ranker, fault
 
 
+def _shared_answer(request: SearchRequest, resolved: Resolved, progress: Progress) -> dict[str, Any]:
+    """The answer, computed once for all who ask the same at the same time."""
+    snapshot = resolved.snapshot
+    computed: list[dict[str, Any]] = []
+
+    def compute() -> bytes | None:
+        body = _answer(request, resolved, progress)
+        computed.append(body)
+        if progress.degraded:
+            _misses.not_kept(_question("full", request, snapshot))
+            return None
+        encoded = json.dumps(body).encode()
+        _keep("full", request, snapshot, encoded, progress)
+        # Without Redis nobody else finds it: then each says so itself.
+        return None if progress.degraded else encoded
+
+    if settings.RAG_RESPONSE_CACHE_TTL_S and not progress.degraded:
+        shared = single_flight.share(snapshot.response_key(request), compute, give_back_connection)
+        if shared is not None and not computed:
+            cache.count("full", "hit", "shared")
+            progress.cache = "full"
+            body: dict[str, Any] = json.loads(shared)
+            return body
+    if not computed:
+        compute()
+    return computed[0]
+
+
 def _answer(request: SearchRequest, resolved: Resolved, progress: Progress) -> dict[str, Any]:
     """The part of an answer that the response cache keeps."""
     snapshot = resolved.snapshot
     scored = _cached_scores(request, snapshot, progress)
     if scored is None:
         scored, _, _ = score(request.query, dict(request.filters), resolved, progress)
-        if not progress.degraded:
-            _keep("feature", snapshot.feature_key(request), scored.to_bytes(), progress)
+        if progress.degraded:
+            _misses.not_kept(_question("feature", request, snapshot))
+        else:
+            _keep("feature", request, snapshot, scored.to_bytes(), progress)
     fused = fuse_scores(snapshot, scored)
     contributions = _explain(scored, resolved, progress) if request.explain else None
     with hot_cursor() as cursor:
         page = page_of(fused, scored, request)
         results, impressions = read_results(cursor, page, scored, fused, request, contributions)
-    body = {
+    return {
         "results": results,
         "ranker": scored.ranker,
         "safeguard": scored.safeguard,
         "impressions": impressions,
     }
-    if not progress.degraded:
-        _keep("full", snapshot.response_key(request), json.dumps(body).encode(), progress)
-    return body
 
 
 def _explain(scored: ScoredCandidates, resolved: Resolved, progress: Progress) -> Float64Array | None:
@@ -187,7 +220,7 @@ def _explain(scored: ScoredCandidates, resolved: Resolved, progress: Progress) -
 
 
 def _cached_answer(request: SearchRequest, snapshot: PipelineSnapshot, progress: Progress) -> dict[str, Any] | None:
-    found = _look_up("full", snapshot.response_key(request), progress)
+    found = _look_up("full", request, snapshot, progress)
     if found is None:
         return None
     progress.cache = "full"
@@ -196,7 +229,7 @@ def _cached_answer(request: SearchRequest, snapshot: PipelineSnapshot, progress:
 
 
 def _cached_scores(request: SearchRequest, snapshot: PipelineSnapshot, progress: Progress) -> ScoredCandidates | None:
-    found = _look_up("feature", snapshot.feature_key(request), progress)
+    found = _look_up("feature", request, snapshot, progress)
     if found is None:
         return None
     progress.cache = "feature"
@@ -206,24 +239,45 @@ def _cached_scores(request: SearchRequest, snapshot: PipelineSnapshot, progress:
 _TTL_SETTING = {"full": "RAG_RESPONSE_CACHE_TTL_S", "feature": "RAG_FEATURE_CACHE_TTL_S"}
 
 
-def _look_up(name: cache.CacheName, key: str, progress: Progress) -> bytes | None:
+def _look_up(
+    name: cache.CacheName, request: SearchRequest, snapshot: PipelineSnapshot, progress: Progress
+) -> bytes | None:
     if not getattr(settings, _TTL_SETTING[name]):
+        cache.count(name, "miss", "disabled")
         return None
     try:
-        return cache.get(name, key)
+        return cache.get(
+            name, _key(name, request, snapshot), lambda: _misses.reason(_question(name, request, snapshot), snapshot)
+        )
     except cache.CacheUnavailableError:
         progress.degrade("cache", CACHE_FAULT)
         return None
 
 
-def _keep(name: cache.CacheName, key: str, value: bytes, progress: Progress) -> None:
+def _keep(
+    name: cache.CacheName, request: SearchRequest, snapshot: PipelineSnapshot, value: bytes, progress: Progress
+) -> None:
     ttl_s = getattr(settings, _TTL_SETTING[name])
     if not ttl_s:
         return
     try:
-        cache.put(name, key, value, ttl_s)
+        cache.put(name, _key(name, request, snapshot), value, ttl_s)
     except cache.CacheUnavailableError:
         progress.degrade("cache", CACHE_FAULT)
+    else:
+        _misses.kept(_question(name, request, snapshot), snapshot, ttl_s)
+
+
+def _key(name: cache.CacheName, request: SearchRequest, snapshot: PipelineSnapshot) -> str:
+    return snapshot.response_key(request) if name == "full" else snapshot.feature_key(request)
+
+
+def _question(name: cache.CacheName, request: SearchRequest, snapshot: PipelineSnapshot) -> Hashable:
+    """What stays the same when documents, access, models, weights or settings change."""
+    asked = snapshot.collection, snapshot.groups, request.query, repr(sorted(request.filters.items()))
+    if name == "feature":
+        return name, asked
+    return name, asked, request.top_k, request.offset, request.group_by, request.explain
 
 
 def _envelope(

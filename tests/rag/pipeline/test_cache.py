@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,17 +34,20 @@ def server(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedR
         own.stop()
 
 
-def outcomes() -> dict[str, float]:
-    return {
-        sample.labels["outcome"]: sample.value
-        for metric in cache.LOOKUPS.collect()
-        for sample in metric.samples
-        if sample.name.endswith("_total") and sample.labels["cache"] == "feature"
-    }
+def reasons() -> Counter[str]:
+    """Lookups of the feature cache so far, by reason."""
+    return Counter(
+        {
+            sample.labels["reason"]: int(sample.value)
+            for metric in cache.LOOKUPS.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_total") and sample.labels["cache"] == "feature"
+        }
+    )
 
 
 def test_it_keeps_bytes_for_a_while(server: EmbeddedRedis) -> None:
-    before = outcomes()
+    before = reasons()
     assert cache.get("feature", "a") is None
     cache.put("feature", "a", b"\x00\xff123", 60)
     assert cache.get("feature", "a") == b"\x00\xff123"
@@ -51,7 +55,7 @@ def test_it_keeps_bytes_for_a_while(server: EmbeddedRedis) -> None:
     with redis.Redis.from_url(server.url(0)) as client:
         (key,) = client.keys()
         assert 0 < client.ttl(key) <= 60
-    assert {name: outcomes()[name] - before.get(name, 0) for name in ("hit", "miss")} == {"hit": 1, "miss": 1}
+    assert reasons() - before == {"stored": 1, "cold": 1}
 
 
 def test_entries_of_another_format_are_not_read(server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,12 +67,12 @@ def test_entries_of_another_format_are_not_read(server: EmbeddedRedis, monkeypat
 def test_a_stopped_redis_is_said_to_be_unavailable_and_used_again_when_it_is_back(server: EmbeddedRedis) -> None:
     cache.put("feature", "a", b"kept", 60)
     server.stop()
-    before = outcomes().get("unavailable", 0)
+    before = reasons()
     with pytest.raises(CacheUnavailableError):
         cache.get("feature", "a")
     with pytest.raises(CacheUnavailableError):
         cache.put("feature", "a", b"new", 60)
-    assert outcomes()["unavailable"] == before + 1
+    assert reasons() - before == {"unavailable": 1}
     server.ensure()
     assert cache.get("feature", "a") == b"kept"
 
@@ -110,5 +114,17 @@ def test_what_somebody_else_wrote_never_runs_as_code(server: EmbeddedRedis, tmp_
     with redis.Redis.from_url(server.url(0)) as client:
         (key,) = client.keys()
         client.set(key, pickle.dumps(Bomb()))
+    before = reasons()
     assert cache.get("feature", "a") is None
+    assert reasons() - before == {"damaged": 1}
     assert not (tmp_path / "exploded").exists()
+
+
+def test_one_at_a_time_has_the_claim_to_a_key(server: EmbeddedRedis) -> None:
+    assert cache.claim("a", 60)
+    assert not cache.claim("a", 60)
+    assert cache.claim("b", 60)
+    cache.disclaim("a")
+    assert cache.claim("a", 60)
+    with redis.Redis.from_url(server.url(0)) as client:
+        assert all(0 < client.ttl(key) <= 60 for key in client.scan_iter())
