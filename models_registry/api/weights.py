@@ -75,7 +75,7 @@ class WeightsView(APIView):
     def delete(self, request: Request) -> Response:
         """End a collection's own weights; the global ones answer there again and are returned."""
         scope, precondition = _scope(request), precondition_of(request)
-        body = RemovalSerializer(data=request.data or {})
+        body = RemovalSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         deployments.deactivate(
             Slot.WEIGHTS,
@@ -125,7 +125,7 @@ class WeightsRollbackView(APIView):
         """Put back what was live before the last change, or the named version. A second rollback undoes the first."""
         scope, principal = _scope(request), principal_of(request)
         precondition = precondition_of(request)
-        body = RollbackSerializer(data=request.data or {})
+        body = RollbackSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         number, reason = body.validated_data.get("version"), body.validated_data["reason"]
         if number is None:

@@ -269,3 +269,10 @@ def test_a_key_for_one_collection_changes_only_that_one(client_of: ClientOf, col
 
 def test_other_methods_are_refused(api: Client) -> None:
     assert_problem(send(api, "POST", WEIGHTS, "{}"), 405, "method-not-allowed")
+
+
+@pytest.mark.parametrize("body", [[], "", 0, False], ids=repr)
+def test_a_body_that_is_empty_but_no_object_is_refused_too(api: Client, body: object) -> None:
+    for method, path in (("POST", "/rag/fusion/weights/rollback"), ("DELETE", "/rag/fusion/weights")):
+        response = api.generic(method, path, json.dumps(body), "application/json", headers={"if-match": "*"})
+        assert response.status_code == 400, (method, response.content)
