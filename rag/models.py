@@ -89,6 +89,9 @@ class Collection(models.Model):
     )
     generation = models.BigIntegerField(default=0, editable=False)
     access_epoch = models.BigIntegerField(default=0, editable=False)
+    remembers_judgements = models.BooleanField(
+        default=False, editable=False, help_text="Rank by what was judged relevant to similar queries, too."
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -555,6 +558,21 @@ class JudgedQuery(models.Model):
 
     def __str__(self) -> str:
         return f"{self.query_id}: {self.text[:60]}"
+
+
+class JudgedQueryVector(models.Model):
+    """A judged query's vector in one space, for collections that remember their judgements."""
+
+    id = models.BigAutoField(primary_key=True)
+    judged_query = models.ForeignKey(JudgedQuery, on_delete=models.CASCADE, related_name="vectors")
+    space = models.ForeignKey(EmbeddingSpace, on_delete=models.CASCADE, related_name="judged_query_vectors")
+    embedding = VectorField()
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("judged_query", "space"), name="rag_judged_query_vector"),)
+
+    def __str__(self) -> str:
+        return f"judged query {self.judged_query_id} in space {self.space_id}"
 
 
 class Judgement(models.Model):

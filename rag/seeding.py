@@ -10,20 +10,32 @@ from pathlib import Path
 
 from models_registry import artifacts
 from models_registry.models import ModelKind, ModelVersion, Slot
-from models_registry.seeding import StepReporter
+from models_registry.seeding import SeedingError, StepReporter
 from models_registry.versions import register_model, register_version
 from rag.embedders import ExportFailedError, export_embedder, read_folder, register_embedder
 
 PACKAGED_EMBEDDER = "all-MiniLM-L6-v2"
 SHIPPED_RANKERS = Path(__file__).parent / "recipes" / "defaults"
-DEFAULT_RANKER = "ltr-default"
+NO_DEFAULT = "simple"
+"""What new installations begin with when no ranker that ships is declared the default."""
 
 
 def seed_retrieval(report: StepReporter) -> Mapping[Slot, ModelVersion]:
     """Register what ships, and name what is to be live where nothing is."""
     embedder = packaged_embedder(report)
-    rankers = shipped_rankers()
-    return {Slot.EMBEDDER: embedder, Slot.LTR: rankers.get(DEFAULT_RANKER, rankers["simple"])}
+    return {Slot.EMBEDDER: embedder, Slot.LTR: shipped_rankers()[default_ranker()]}
+
+
+def default_ranker() -> str:
+    """Name of the ranker whose sidecar declares it the default: training decides it, by its held-out queries.
+
+    Raises `SeedingError` when there are several.
+    """
+    sidecars = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in SHIPPED_RANKERS.glob("*.json")}
+    declared = sorted(name for name, sidecar in sidecars.items() if sidecar["default"])
+    if len(declared) > 1:
+        raise SeedingError(f"Only one ranker can be the default, not {' and '.join(declared)}.")
+    return declared[0] if declared else NO_DEFAULT
 
 
 def packaged_embedder(report: StepReporter) -> ModelVersion:

@@ -112,7 +112,7 @@ def measure(collection_slug: str, on_query: OnQuery = lambda done, total: None) 
     for done, (query_id, text) in enumerate(sorted(judged.queries.items()), start=1):
         progress = Progress(query_id)
         with recording() as recorded:
-            scored, terms, candidates = score(normalize_query(text), {}, resolved, progress)
+            scored, terms, candidates = score(normalize_query(text), {}, resolved, progress, judged_as=query_id)
             for fault in progress.degraded.values():
                 raise Unavailable(fault)
             fused = fuse_scores(resolved.snapshot, scored)

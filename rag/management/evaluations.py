@@ -16,6 +16,7 @@ from rag.evaluation.stored import QueryDelta, RunComparison, Side
 from rag.models import EvaluationRun
 
 IN_SAMPLE = "In-sample: the ranker was trained on these judgements."
+REMEMBERS = "Not zero-shot: each query was ranked with the judgements of the others in memory."
 QUERY_CHARACTERS = 90
 QUERIES_SHOWN = 5
 
@@ -55,7 +56,9 @@ def title(run: EvaluationRun) -> str:
     parts.append(f"evaluation {run.pk}")
     if run.label:
         parts.append(run.label)
-    return "\n" + " · ".join(filter(None, parts)) + (f"\n{IN_SAMPLE}" if run.in_sample else "")
+    remembers = run.snapshot.get("remembers_judgements", False)
+    notes = [note for note, holds in ((IN_SAMPLE, run.in_sample), (REMEMBERS, remembers)) if holds]
+    return "\n".join(["", " · ".join(filter(None, parts)), *notes])
 
 
 def metrics_table(run: EvaluationRun) -> Table:

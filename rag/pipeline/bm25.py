@@ -34,18 +34,21 @@ class TermFrequencies:
         n = len(candidates)
         token_rows = np.repeat(np.arange(n), np.diff(candidates.offsets))
         held = candidates.tokens > GAP
-        token_rows = token_rows[held]
-        keys = candidates.tokens[held] * np.int64(max(n, 1)) + token_rows
+        token_rows, tokens = token_rows[held], candidates.tokens[held]
+        # Half as wide where that is wide enough, which sorts twice as fast.
+        fits = (int(tokens.max(initial=0)) + 1) * max(n, 1) <= np.iinfo(np.int32).max
+        width = np.dtype(np.int32 if fits else np.int64)
+        keys = tokens.astype(width) * np.array(max(n, 1), dtype=width) + token_rows.astype(width)
         keys.sort()
-        starts = np.flatnonzero(np.diff(keys, prepend=-1))
-        terms, rows = np.divmod(keys[starts], max(n, 1))
+        starts = _starts(keys)
+        terms, rows = np.divmod(keys[starts].astype(np.int64), max(n, 1))
         counts = np.diff(starts, append=len(keys))
         return cls(terms, rows, counts, np.bincount(token_rows, minlength=n).astype(np.float64))
 
     @cached_property
     def local_document_frequencies(self) -> Int64Array:
         """int64, shape (triples,): how many candidates hold the triple's term."""
-        starts = np.flatnonzero(np.diff(self.terms, prepend=-1))
+        starts = _starts(self.terms)
         sizes = np.diff(starts, append=len(self.terms))
         return np.repeat(sizes, sizes)
 
@@ -55,6 +58,13 @@ class TermFrequencies:
         column, found = look_up(self.terms, term_ids)
         table[self.rows[found], column[found]] = self.counts[found]
         return table
+
+
+def _starts(ascending: np.typing.NDArray[np.integer]) -> Int64Array:
+    """Where each run of equal values begins."""
+    begins = np.ones(len(ascending), dtype=np.bool_)
+    np.not_equal(ascending[1:], ascending[:-1], out=begins[1:])
+    return np.flatnonzero(begins)
 
 
 def look_up(

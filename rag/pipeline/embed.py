@@ -61,6 +61,10 @@ class Embedder:
         """float32, shape (dimension,), unit length. Callers at the same time share a pass. Raises `EmbeddingError`."""
         return self._encoder.encode_query(self.space.query_prompt + text)
 
+    def embed_queries(self, texts: Sequence[str]) -> Float32Array:
+        """float32, shape (len(texts), dimension), unit length, in the order of ``texts``."""
+        return self._encoder.encode([self.space.query_prompt + text for text in texts])
+
     def embed_documents(self, texts: Sequence[str]) -> Float32Array:
         """float32, shape (len(texts), dimension), unit length, in the order of ``texts``."""
         prompt = self.space.document_prompt

@@ -18,6 +18,7 @@ from rag.pipeline.bm25 import (
     look_up,
 )
 from rag.pipeline.fusion import min_max
+from rag.pipeline.memory import NOTHING, Memory, remembered
 from rag.pipeline.neighbours import (
     Documents,
     embedding_similarity,
@@ -27,7 +28,7 @@ from rag.pipeline.neighbours import (
 )
 from rag.pipeline.types import GAP, Candidates, FeatureMatrix, Float64Array, QueryTerms
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 RANK_CONSTANT = 60
 """Cormack, Clarke and Büttcher, Reciprocal Rank Fusion (2009)."""
@@ -70,18 +71,19 @@ SCHEMA: tuple[Feature, ...] = (
     Feature("query_length", 0, 16, "ln(1 + terms of the query)"),
     Feature("agreement", 0, 1, "share of the candidates found by both retrievers"),
     Feature("peak", 0, 1, "mean peaked_norm of the ten best candidates: low when one stands out"),
+    Feature("memory", 0, 1, "similarity⁴ of the likest judged query to which the document was relevant, else 0"),
 )
 
 FEATURES: tuple[str, ...] = tuple(feature.name for feature in SCHEMA)
 COLUMN: dict[str, int] = {name: column for column, name in enumerate(FEATURES)}
 
 
-def extract(query: QueryTerms, candidates: Candidates) -> FeatureMatrix:
+def extract(query: QueryTerms, candidates: Candidates, memory: Memory = NOTHING) -> FeatureMatrix:
     """The features of each candidate, shape (n, len(FEATURES)); a query without known terms has lexical zeros."""
     n = len(candidates)
     values = np.zeros((n, len(FEATURES)), dtype=np.float32)
     if n:
-        columns = _columns(query, candidates)
+        columns = _columns(query, candidates) | {"memory": remembered(memory, candidates.document_ids)}
         for column, feature in enumerate(SCHEMA):
             # Rounding can leave a sum of shares just above 1.
             values[:, column] = np.clip(columns[feature.name], feature.low, feature.high)

@@ -151,6 +151,14 @@ class LightGbmRanker:
         start = json.loads(self.start.to_bytes()) | {"scale": self.scale}
         return f"{self.booster.model_to_string().rstrip()}\n{_START}{json.dumps(start)}\n".encode("ascii")
 
+    def cut(self, trees: int) -> LightGbmRanker:
+        """The ranker as it was after its first `trees` trees."""
+        # Importing it costs too much for processes without a ranker: see `from_bytes`.
+        import lightgbm
+
+        text = self.booster.model_to_string(num_iteration=trees)
+        return LightGbmRanker(lightgbm.Booster(model_str=text), self.start, self.scale)
+
     def score(self, features: FeatureMatrix) -> Float32Array:
         start = self.start.score(features)
         if len(start) == 0:

@@ -28,7 +28,9 @@ def lexical_similarity(terms: TermFrequencies) -> Float32Array:
     """
     n = len(terms.lengths)
     local_frequencies = terms.local_document_frequencies
-    weights = np.log1p(terms.counts) * inverse_document_frequency(local_frequencies, n)
+    # Frequencies and counts are small numbers that come up again and again: their logarithms are looked up.
+    idf = inverse_document_frequency(np.arange(n + 1), n)
+    weights = np.log1p(np.arange(terms.counts.max(initial=0) + 1))[terms.counts] * idf[local_frequencies]
     norms = np.sqrt(np.bincount(terms.rows, weights=weights**2, minlength=n))
     weights /= np.maximum(norms, EPSILON)[terms.rows]
     # A term of one candidate alone adds to that candidate's norm and to no product.
@@ -83,8 +85,10 @@ class Documents:
         if not self.count:
             return similarity
         order = np.argsort(self.codes, kind="stable")
-        # Whole rows are reduced, which is ten times as fast as reducing within them.
-        rows = np.maximum.reduceat(similarity[order], self._starts(order), axis=0)
+        rows = similarity[order]
+        if self.count < len(self.codes):
+            # Whole rows are reduced, which is ten times as fast as reducing within them.
+            rows = np.maximum.reduceat(rows, self._starts(order), axis=0)
         nearest: Float32Array = np.ascontiguousarray(rows.T)
         nearest[np.arange(len(self.codes)), self.codes] = 0
         return nearest

@@ -22,6 +22,7 @@ from rag.pipeline.eligible import Eligibility
 from rag.pipeline.embed import EmbeddingError
 from rag.pipeline.features import extract
 from rag.pipeline.fusion import fuse
+from rag.pipeline.judged import read_memory
 from rag.pipeline.lexical import read_query
 from rag.pipeline.ltr import Ranker, SimpleRanker
 from rag.pipeline.misses import Misses
@@ -29,6 +30,7 @@ from rag.pipeline.query import SearchRequest, validate
 from rag.pipeline.rankers import ranker_for
 from rag.pipeline.results import page_of, read_results
 from rag.pipeline.retrieval import retrieve
+from rag.pipeline.safeguard import score_guarded
 from rag.pipeline.scored import ScoredCandidates
 from rag.pipeline.snapshot import PipelineSnapshot, Resolved, resolve
 from rag.pipeline.types import (
@@ -91,10 +93,11 @@ def search(request: SearchRequest, principal: Principal, *, request_id: str | No
 
 
 def score(
-    query: str, filters: dict[str, Any], resolved: Resolved, progress: Progress
+    query: str, filters: dict[str, Any], resolved: Resolved, progress: Progress, judged_as: str | None = None
 ) -> tuple[ScoredCandidates, QueryTerms, Candidates]:
     """Everything before fusion, uncached: embed → retrieve → features → ltr.
 
+    ``judged_as``: id of the judged query that this is, whose own judgements are then left out of account.
     Without its embedder a query is answered by words alone, without its ranker by the simple one; ``progress`` says so.
     """
     snapshot = resolved.snapshot
@@ -105,11 +108,12 @@ def score(
         terms = read_query(cursor, snapshot, query)
         dense, lexical = retrieve(cursor, snapshot, eligibility, query_embedding, terms, progress.degrade)
         candidates = read_candidates(cursor, snapshot, dense, lexical, query_embedding)
+        memory = read_memory(cursor, snapshot, query_embedding, judged_as)
     with stage("feature"):
-        features = extract(terms, candidates)
+        features = extract(terms, candidates, memory)
     with stage("ltr"):
         ranker, fault = _ranker(resolved, progress)
-        ltr_scores = ranker.score(features)
+        ltr_scores, kind, objection = score_guarded(ranker, features)
     scored = ScoredCandidates(
         chunk_ids=candidates.chunk_ids,
         document_ids=candidates.document_ids,
@@ -118,8 +122,8 @@ def score(
         lexical_ranks=candidates.lexical_ranks,
         features=features.values,
         ltr_scores=ltr_scores,
-        ranker=ranker.kind,
-        safeguard=fault,
+        ranker=kind,
+        safeguard=fault or objection,
     )
     return scored, terms, candidates
 

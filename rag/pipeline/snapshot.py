@@ -36,6 +36,7 @@ class PipelineSnapshot:
     collection: str
     generation: int
     access_epoch: int
+    remembers_judgements: bool
     text_configuration: str
     split_identifiers: bool
     groups: tuple[str, ...] | None
@@ -83,7 +84,14 @@ def resolve(collection_slug: str, principal: Principal) -> Resolved:
         Collection.objects.filter(slug=collection_slug)
         .annotate(withholds=~Q(default_access_groups=[]) | Exists(guarded), ann_plans=live_ann_plans())
         .values_list(
-            *("id", "generation", "access_epoch", "text_configuration", "split_identifiers", "withholds", "ann_plans"),
+            "id",
+            "generation",
+            "access_epoch",
+            "remembers_judgements",
+            "text_configuration",
+            "split_identifiers",
+            "withholds",
+            "ann_plans",
             named=True,
         )
     )
@@ -101,6 +109,7 @@ def resolve(collection_slug: str, principal: Principal) -> Resolved:
         collection=collection_slug,
         generation=found.generation,
         access_epoch=found.access_epoch,
+        remembers_judgements=found.remembers_judgements,
         text_configuration=found.text_configuration,
         split_identifiers=found.split_identifiers,
         groups=None if reads_everything else tuple(sorted(principal.groups)),

@@ -4,17 +4,20 @@
 
 A model is only ever judged on queries that took part neither in fitting nor in choosing: whole collections it never
 saw (`zero_shot`), or held-out queries (`in_domain`). All figures are nDCG@10 per query, gain = grade, at document
-level, after fusion as it is served.
+level, after safeguard and fusion as it is served.
+
+The memory of judgements is fitted last, on top of weights found without it: where nothing is remembered, the ranker
+is the one that never knew of it. A query's memory holds the training queries of its collection, never itself.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from types import MappingProxyType
 
 import lightgbm
 import numpy as np
@@ -25,30 +28,38 @@ from rag.evaluation.rows import orders
 from rag.evaluation.significance import compare as compare
 from rag.pipeline.features import COLUMN, FEATURES, SCHEMA_VERSION, extract
 from rag.pipeline.fusion import fuse
-from rag.pipeline.ltr import LightGbmRanker, LinearRanker, Ranker
-from rag.pipeline.types import Candidates, FeatureMatrix, Float64Array, FusionWeights, Int64Array, QueryTerms
+from rag.pipeline.ltr import LightGbmRanker, LinearRanker, Ranker, SimpleRanker
+from rag.pipeline.memory import NEAREST, Memory, remembered
+from rag.pipeline.safeguard import score_guarded
+from rag.pipeline.types import (
+    Candidates,
+    FeatureMatrix,
+    Float32Array,
+    Float64Array,
+    FusionWeights,
+    Int64Array,
+    QueryTerms,
+)
 
 DEPTH = 10
 SEED = 20
+SIGNIFICANCE = 0.05
+WITH_MEMORY = " + memory"
+FULL = "linear"
 SIMPLE_ROWS = ("bm25", "dense", "rrf", "convex")
 
-START = {"peaked_norm": 0.5, "neighbours": 0.5}
+START = {"peaked_norm": 0.5, "neighbours": 0.5, "likeness_norm": 0.15}
 """Where the linear fit begins and what it is drawn back to: good on its own, so little data can't lead it astray."""
-LINEAR_FEATURES = (
-    "cosine_norm",
-    "bm25_norm",
-    "likelihood_norm",
-    "peaked_norm",
-    "neighbours",
-    "likeness_norm",
-)
-LINEAR_PULL = 0.03
+MEMORY_START = {"memory": 1.0}
+LINEAR_FEATURES = tuple(START)
+"""More features or a weaker pull fit the training collections better and other collections worse."""
+LINEAR_PULL = 0.3
 TEMPERATURE = 0.02
 """Difference of fused scores that counts as a clear one in the smooth ranks."""
 RANK_SOFTNESS = 2.0
 """Ranks over which the cut at `DEPTH` is spread, so that what is just below it still has a gradient."""
 
-LTR_SHARES = (0.8, 0.7, 0.6, 0.5)
+LTR_SHARES = (0.8, 0.6)
 """Fusion weights to choose from. Both stay at 0.2 or more: the plain cosine must keep its say."""
 NOISE = 0.002
 """Differences of mean nDCG@10 that are no reason to give the learned score less than the largest share."""
@@ -100,12 +111,15 @@ class JudgedCollection:
 class Group:
     """One judged query as training sees it. Arrays have one entry a candidate, shape (n,).
 
+    features: without memory. relevant: ids of all its relevant documents, ascending, retrieved or not.
     ideal: the DCG@10 of a perfect ranking; simple: nDCG@10 of each of `SIMPLE_ROWS`.
     """
 
     collection: str
     query_id: str
     features: FeatureMatrix
+    query_embedding: Float32Array
+    relevant: Int64Array
     conceptual: Float64Array
     conceptual_norm: Float64Array
     chunk_ids: Int64Array
@@ -148,7 +162,9 @@ def train(groups: Sequence[Group], settings: Settings | None = None) -> Trained:
     """Fit both rankers on all of `groups`; unless given, the settings are chosen by cross-validation in them."""
     settings = settings or choose(groups)
     linear = fit_linear(groups, settings.weights)
-    return Trained(linear, fit_trees(groups, linear, settings), settings)
+    trees = fit_trees(groups, linear, settings)
+    linear = fit_memory(groups, linear, settings.weights)
+    return Trained(linear, replace(trees, start=linear), settings)
 
 
 def choose(groups: Sequence[Group]) -> Settings:
@@ -156,44 +172,93 @@ def choose(groups: Sequence[Group]) -> Settings:
 
     Whole collections are held out in turn where there are several, else fifths of the queries.
     """
-    names = sorted({group.collection for group in groups})
-    folds = _by_collection(groups) if len(names) > 1 else _by_query(groups, 5)
+    weights = choose_weights(groups)
+    by_rounds: dict[int, list[float]] = {rounds: [] for rounds in ROUNDS}
+    for held_out, rest in _folds(groups):
+        trees = fit_trees(rest, fit_linear(rest, weights), Settings(weights, max(ROUNDS)))
+        for rounds, figures in by_rounds.items():
+            figures.append(_mean_ndcg(trees.cut(rounds), held_out, weights))
+    return Settings(weights, max(by_rounds, key=lambda rounds: fmean(by_rounds[rounds])))
+
+
+def choose_weights(groups: Sequence[Group]) -> FusionWeights:
+    """As `choose`: the largest learned share that is no worse than the best by more than `NOISE`."""
     by_share = {}
     for share in LTR_SHARES:
         weights = FusionWeights(share, 1 - share)
-        by_share[share] = _held_out(folds, partial(fit_linear, weights=weights), weights)
+        by_share[share] = fmean(
+            _mean_ndcg(fit_linear(rest, weights), held_out, weights) for held_out, rest in _folds(groups)
+        )
     share = max(candidate for candidate, value in by_share.items() if value >= max(by_share.values()) - NOISE)
-    weights = FusionWeights(share, 1 - share)
-    by_rounds = {}
-    for rounds in ROUNDS:
-        settings = Settings(weights, rounds)
-        by_rounds[rounds] = _held_out(folds, partial(_fit_both, settings=settings), weights)
-    return Settings(weights, max(by_rounds, key=lambda candidate: by_rounds[candidate]))
+    return FusionWeights(share, 1 - share)
 
 
-def fit_linear(groups: Sequence[Group], weights: FusionWeights) -> LinearRanker:
+def fit_linear(
+    groups: Sequence[Group], weights: FusionWeights, start: Mapping[str, float] = MappingProxyType(START)
+) -> LinearRanker:
     """Weights that maximise a smooth nDCG@10 of the fused score; each collection counts alike.
 
     A document's rank is 1 + Σ sigmoid of the others' lead (Qin, Liu and Li, A General Approximation Framework for
     Direct Optimization of Information Retrieval Measures, 2010), here of the score after min-max scaling and fusion.
     """
-    columns = [COLUMN[name] for name in LINEAR_FEATURES]
-    start = np.array([START.get(name, 0.0) for name in LINEAR_FEATURES])
-    useful = [(share, group) for share, group in _shares(groups) if group.grades.any()]
+    return LinearRanker.of(_fitted(groups, {}, start, weights))
+
+
+def fit_memory(groups: Sequence[Group], linear: LinearRanker, weights: FusionWeights) -> LinearRanker:
+    """`linear` with a weight for what is remembered of the other queries of `groups`; its own weights stay."""
+    fixed = {name: float(linear.weights[COLUMN[name]]) for name in LINEAR_FEATURES}
+    return LinearRanker.of(fixed | _fitted(with_memory(groups, groups), fixed, MEMORY_START, weights))
+
+
+def with_memory(groups: Iterable[Group], known: Sequence[Group]) -> list[Group]:
+    """`groups` as they are served by an installation that judged the queries `known`, each without its own."""
+    by_collection: dict[str, list[Group]] = {}
+    for group in known:
+        by_collection.setdefault(group.collection, []).append(group)
+    return [_remembering(group, by_collection.get(group.collection, [])) for group in groups]
+
+
+def _remembering(group: Group, known: Sequence[Group]) -> Group:
+    """As `rag.pipeline.judged` reads it from the database."""
+    others = [other for other in known if other.query_id != group.query_id]
+    if not others:
+        return group
+    similarities = np.array([other.query_embedding for other in others]) @ group.query_embedding
+    nearest = np.argsort(-similarities, kind="stable")[:NEAREST]
+    memory = Memory(
+        document_ids=np.concatenate([others[place].relevant for place in nearest]),
+        similarities=np.repeat(similarities[nearest], [len(others[place].relevant) for place in nearest]),
+    )
+    values = group.features.values.copy()
+    values[:, COLUMN["memory"]] = remembered(memory, group.document_ids)
+    return replace(group, features=replace(group.features, values=values))
+
+
+def _fitted(
+    groups: Sequence[Group], fixed: Mapping[str, float], start: Mapping[str, float], weights: FusionWeights
+) -> dict[str, float]:
+    """The weights of the features in `start`, drawn to its values, beside the `fixed` ones."""
+    columns = [COLUMN[name] for name in (*fixed, *start)]
+    given, begin = np.array(list(fixed.values())), np.array(list(start.values()))
+    useful = [
+        (share, group, group.features.values[:, columns].astype(np.float64))
+        for share, group in _shares(groups)
+        if group.grades.any()
+    ]
 
     def loss(candidate: Float64Array) -> tuple[float, Float64Array]:
         value, gradient = 0.0, np.zeros(len(candidate))
-        for share, group in useful:
-            ndcg, slope = _smooth_ndcg(candidate, group.features.values[:, columns].astype(np.float64), group, weights)
+        for share, group, values in useful:
+            ndcg, slope = _smooth_ndcg(np.concatenate([given, candidate]), values, group, weights)
             value -= share * ndcg
-            gradient -= share * slope
-        pull = candidate - start
+            gradient -= share * slope[len(given) :]
+        pull = candidate - begin
         return value + LINEAR_PULL * float(pull @ pull), gradient + 2 * LINEAR_PULL * pull
 
     with threadpool_limits(1):
-        found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 80})
+        found = minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": 80})
     # Six digits: more would only record the machine's rounding.
-    return LinearRanker.of({name: round(float(w), 6) for name, w in zip(LINEAR_FEATURES, found.x, strict=True)})
+    return {name: round(float(weight), 6) for name, weight in zip(start, found.x, strict=True)}
 
 
 def fit_trees(groups: Sequence[Group], linear: LinearRanker, settings: Settings) -> LightGbmRanker:
@@ -215,13 +280,10 @@ def fit_trees(groups: Sequence[Group], linear: LinearRanker, settings: Settings)
     return LightGbmRanker(booster, linear, START_SCALE)
 
 
-def _fit_both(groups: Sequence[Group], settings: Settings) -> LightGbmRanker:
-    return fit_trees(groups, fit_linear(groups, settings.weights), settings)
-
-
 def ndcg_of(ranker: Ranker, group: Group, weights: FusionWeights) -> float:
     """nDCG@10 of the ranking as it is served."""
-    fused = fuse(group.chunk_ids, ranker.score(group.features), group.conceptual, weights)
+    scores, _, _ = score_guarded(ranker, group.features)
+    fused = fuse(group.chunk_ids, scores, group.conceptual, weights)
     return _ndcg(fused.order, group.document_ids, group.grades, group.ideal)
 
 
@@ -237,12 +299,44 @@ def zero_shot(groups: Sequence[Group]) -> tuple[dict[str, Trained], Scores]:
 
 
 def in_domain(groups: Sequence[Group], collection: str, folds: int = 5) -> Scores:
-    """Figures on each fold of the collection's queries, trained on its other folds and all other collections."""
+    """Figures on each fold of the collection's queries, trained on its other folds and all other collections.
+
+    Rows ending in `WITH_MEMORY` are those of an installation that remembers the judgements of the other folds.
+    """
     own = [group for group in groups if group.collection == collection]
     others = [group for group in groups if group.collection != collection]
     scores: Scores = {}
     for held_out, rest in _by_query(own, folds):
-        _add(scores, held_out, train([*others, *rest]))
+        trained = train([*others, *rest])
+        _add(scores, held_out, trained)
+        _add(scores, with_memory(held_out, rest), trained, WITH_MEMORY)
+    return scores
+
+
+def ablation(groups: Sequence[Group]) -> Scores:
+    """Figures of the linear ranker on collections it never saw, as it is (`FULL`) and without each of its parts."""
+    scores: Scores = {}
+    for held_out, rest in _by_collection(groups):
+        weights = choose_weights(rest)
+        full = fit_linear(rest, weights)
+        alone = FusionWeights(1.0, 0.0)
+        variants: dict[str, tuple[Ranker, FusionWeights]] = {
+            FULL: (full, weights),
+            **{
+                f"without {name}": (fit_linear(rest, weights, {k: v for k, v in START.items() if k != name}), weights)
+                for name in LINEAR_FEATURES
+            },
+            "without fusion with the cosine": (fit_linear(rest, alone), alone),
+            "without fitting": (LinearRanker.of(START), weights),
+            "without ranker": (SimpleRanker(), weights),
+        }
+        for group in held_out:
+            values = {row: ndcg_of(ranker, group, of) for row, (ranker, of) in variants.items()}
+            unguarded = _fused(full, group, weights)
+            order = np.lexsort((group.chunk_ids, -unguarded))
+            values["without safeguard"] = _ndcg(order, group.document_ids, group.grades, group.ideal)
+            for row, value in values.items():
+                scores.setdefault(row, {}).setdefault(group.collection, {})[group.query_id] = value
     return scores
 
 
@@ -262,10 +356,24 @@ def means(scores: Scores) -> dict[str, dict[str, float]]:
     }
 
 
-def better_kind(scores: Scores) -> str:
-    """`lightgbm` only where it is significantly better than `linear` on held-out queries (p < 0.05)."""
-    comparison = compare(scores, "lightgbm", "linear")
-    return "lightgbm" if comparison.difference > 0 and comparison.p_value < 0.05 else "linear"
+def best_simple(scores: Scores) -> str:
+    """The simple row with the highest macro mean."""
+    table = means({row: scores[row] for row in SIMPLE_ROWS})
+    return max(SIMPLE_ROWS, key=lambda row: table[row]["macro"])
+
+
+def best_kind(scores: Scores) -> str:
+    """What is to ship, by figures on held-out queries: each step up must be significantly better (p < 0.05).
+
+    The trees only where they beat the linear ranker, and nothing learned that doesn't beat every simple row.
+    """
+    learned = "lightgbm" if _beats(scores, "lightgbm", "linear") else "linear"
+    return learned if _beats(scores, learned, best_simple(scores)) else SimpleRanker.kind
+
+
+def _beats(scores: Scores, row: str, baseline: str) -> bool:
+    comparison = compare(scores, row, baseline)
+    return comparison.difference > 0 and comparison.p_value < SIGNIFICANCE
 
 
 def write_model(
@@ -276,14 +384,17 @@ def write_model(
     description: str,
     metrics: Mapping[str, object],
     provenance: Mapping[str, object],
+    *,
+    default: bool = False,
 ) -> None:
-    """Write the model file and, last, its sidecar `NAME.json`."""
+    """Write the model file and, last, its sidecar `NAME.json`. New installations begin with the ``default``."""
     suffix = {"linear": "weights", "lightgbm": "txt"}[ranker.kind]
     file = folder / f"{name}.{suffix}"
     file.write_bytes(ranker.to_bytes())
     sidecar = {
         "file": file.name,
         "kind": ranker.kind,
+        "default": default,
         "description": description,
         "feature_schema_version": SCHEMA_VERSION,
         "fusion_weights": {"ltr": weights.ltr, "conceptual": weights.conceptual},
@@ -306,6 +417,8 @@ def _group(collection: str, query: JudgedQuery) -> Group:
         collection=collection,
         query_id=query.query_id,
         features=features,
+        query_embedding=candidates.query_embedding,
+        relevant=np.array(sorted(document for document, grade in query.grades.items() if grade), dtype=np.int64),
         conceptual=conceptual,
         conceptual_norm=fused.conceptual_norm,
         chunk_ids=candidates.chunk_ids,
@@ -383,6 +496,11 @@ Fold = tuple[list[Group], list[Group]]
 """What is held out, and the rest."""
 
 
+def _folds(groups: Sequence[Group]) -> list[Fold]:
+    several = len({group.collection for group in groups}) > 1
+    return _by_collection(groups) if several else _by_query(groups, 5)
+
+
 def _by_collection(groups: Sequence[Group]) -> list[Fold]:
     return [
         (
@@ -404,19 +522,14 @@ def _by_query(groups: Sequence[Group], folds: int) -> list[Fold]:
     ]
 
 
-def _held_out(folds: Iterable[Fold], fit: Callable[[Sequence[Group]], Ranker], weights: FusionWeights) -> float:
-    """Mean over the folds of the held-out mean."""
-    means_of_folds = []
-    for held_out, rest in folds:
-        ranker = fit(rest)
-        means_of_folds.append(fmean(ndcg_of(ranker, group, weights) for group in held_out))
-    return fmean(means_of_folds)
+def _mean_ndcg(ranker: Ranker, groups: Sequence[Group], weights: FusionWeights) -> float:
+    return fmean(ndcg_of(ranker, group, weights) for group in groups)
 
 
-def _add(scores: Scores, groups: Iterable[Group], trained: Trained) -> None:
+def _add(scores: Scores, groups: Iterable[Group], trained: Trained, suffix: str = "") -> None:
     for group in groups:
-        values = dict(group.simple)
+        values = {} if suffix else dict(group.simple)
         for name, ranker in trained.rankers().items():
-            values[name] = ndcg_of(ranker, group, trained.settings.weights)
+            values[name + suffix] = ndcg_of(ranker, group, trained.settings.weights)
         for row, value in values.items():
             scores.setdefault(row, {}).setdefault(group.collection, {})[group.query_id] = value

@@ -327,7 +327,7 @@ class TestTrain:
         view.expire()
         (figures,) = json.loads(run("evaluate", "--collection", "bees", "--json"))
         assert (figures["ranker"], figures["in_sample"]) == ("own@1", True)
-        expected = sidecar["metrics"]["in_sample_ndcg@10"]["bees"]
+        expected = sidecar["metrics"]["in_sample_ndcg@10"][sidecar["kind"]]["bees"]
         assert figures["metrics"]["pipeline"]["ndcg@10"] == pytest.approx(expected, abs=0.002)
 
     def test_bad_input_is_one_line(self, judged: list[Collection], tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ import pytest
 
 from models_registry.artifacts import local_path
 from models_registry.models import ModelVersion, Slot
+from rag import seeding
 from rag.embedders import ExportFailedError, export_embedder, read_folder
 from rag.models import EmbeddingSpace
 from rag.pipeline.features import SCHEMA_VERSION
-from rag.seeding import SHIPPED_RANKERS, packaged_embedder_folder, seed_retrieval
+from rag.seeding import SHIPPED_RANKERS, default_ranker, packaged_embedder_folder, seed_retrieval
 from rag.spaces import IDENTITY, space_slug
 
 
@@ -58,8 +59,18 @@ class TestSeeding:
         assert lines == []  # nothing that takes time
         assert {slot: version.model.name for slot, version in chosen.items()} == {
             Slot.EMBEDDER: "all-MiniLM-L6-v2",
-            Slot.LTR: "ltr-default",
+            Slot.LTR: default_ranker(),
         }
+
+    def test_the_sidecars_declare_one_default(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        declared = [path.stem for path in SHIPPED_RANKERS.glob("*.json") if json.loads(path.read_text())["default"]]
+        assert declared == [default_ranker()]
+        monkeypatch.setattr(seeding, "SHIPPED_RANKERS", tmp_path)
+        assert default_ranker() == "simple"  # nothing learned was worth it
+        for name in ("one", "other"):
+            (tmp_path / f"{name}.json").write_text(json.dumps({"default": True}))
+        with pytest.raises(seeding.SeedingError, match="one and other"):
+            default_ranker()
 
     def test_every_shipped_ranker_is_registered_as_it_ships(self) -> None:
         seed_retrieval(lambda line: None)

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from rag import memory
 from rag.ingest.folders import BeirOffers
 from rag.ingest.types import IngestError
 from rag.management.indexing import IndexingCommand
@@ -28,6 +29,8 @@ class Command(IndexingCommand):
             raise CommandError(str(error), returncode=2) from error
         collection = self.collection(options["collection"], create=True)
         offers.replace_judgements(collection)
+        if collection.remembers_judgements:
+            memory.refresh(collection)
         summary = offers.summary
         self.stdout.write(f"{summary.queries} queries · {summary.judgements} judgements")
         if summary.empty_documents:

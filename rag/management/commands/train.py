@@ -29,6 +29,12 @@ MIN_QUERIES = 5
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
+REASONS = {
+    "lightgbm": "The trees are significantly better than the linear ranker.",
+    "linear": "It is significantly better than every simple row, and the trees are not significantly better than it.",
+    "simple": "Nothing learned is significantly better than the best simple row, so nothing learned is the default.",
+}
+
 Figures = dict[str, dict[str, float]]
 """``{row: {collection: nDCG@10}}``."""
 
@@ -42,11 +48,18 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--collection", action="append", required=True, help="slug; may be given several times")
         parser.add_argument("--output", type=Path, help="folder for the models; without it only figures are printed")
+        parser.add_argument(
+            "--ablate",
+            action="store_true",
+            help="also print what each part of the ranking is worth on unseen collections",
+        )
         parser.add_argument("--name", default="ltr-default", help="name of the model that is trained on everything")
 
     def handle(self, **options: Any) -> None:
         slugs: Sequence[str] = options["collection"]
         _check(slugs, options["output"], options["name"])
+        if options["ablate"] and len(slugs) < 2:
+            raise CommandError("--ablate compares on unseen collections: name at least two.", returncode=2)
         collections = []
         with progress(self.stderr) as bar:
             for slug in slugs:
@@ -62,22 +75,37 @@ class Command(BaseCommand):
                 for row, scores in ltr.in_domain(groups, slug).items():
                     in_domain.setdefault(row, {}).update(scores)
             full = ltr.train(groups)
+            ablation = ltr.ablation(groups) if options["ablate"] else {}
         in_sample = ltr.in_sample(groups, full)
         out = console(self.stdout)
+        simple = ltr.best_simple(in_domain)
         if zero_shot:
             _show(out, "Zero-shot: each collection by rankers that never saw it", ltr.means(zero_shot))
-            for row in ("linear", "lightgbm"):
-                out.print(f"{row} against convex: {compare(zero_shot, row, 'convex')}")
+            for row, baseline in (("linear", simple), ("lightgbm", simple), ("lightgbm", "linear")):
+                out.print(_compared(zero_shot, row, baseline))
         _show(out, "5-fold: each fifth of the queries by rankers trained on the rest", ltr.means(in_domain))
-        out.print(f"lightgbm against linear: {compare(in_domain, 'lightgbm', 'linear')}")
+        with_memory = "linear" + ltr.WITH_MEMORY
+        for row, baseline in (
+            ("linear", simple),
+            ("lightgbm", "linear"),
+            (with_memory, simple),
+            (with_memory, "linear"),
+        ):
+            out.print(_compared(in_domain, row, baseline))
+        if ablation:
+            _show(out, "Ablation: the linear ranker on unseen collections", ltr.means(ablation))
+            for row in ablation.keys() - {ltr.FULL}:
+                out.print(_compared(ablation, row, ltr.FULL))
         _show(out, "In-sample: not to be compared with anything", ltr.means(in_sample))
+        best = ltr.best_kind(zero_shot or in_domain)
+        out.print(f"Best by held-out queries: {best}. {REASONS[best]}", soft_wrap=True)
         if options["output"]:
             figures: dict[str, Figures] = {
                 "zero_shot_ndcg@10": ltr.means(zero_shot),
                 "in_domain_5_fold_ndcg@10": ltr.means(in_domain),
                 "in_sample_ndcg@10": ltr.means(in_sample),
             }
-            _write(options["output"], options["name"], full, collections, figures, with_linear=True)
+            _write(options["output"], options["name"], full, collections, figures, ("lightgbm", "linear"), best)
             for slug, trained in without.items():
                 rest = [collection for collection in collections if collection.name != slug]
                 _write(
@@ -86,7 +114,7 @@ class Command(BaseCommand):
                     trained,
                     rest,
                     {"zero_shot_ndcg@10": {row: {slug: of[slug]} for row, of in ltr.means(zero_shot).items()}},
-                    with_linear=False,
+                    ("lightgbm" if best == "lightgbm" else "linear",),
                 )
             out.print(f"Written to {options['output']}. `manage.py seed` registers what lies in rag/recipes/defaults.")
 
@@ -127,30 +155,42 @@ def _show(out: Console, title: str, means: Figures) -> None:
     out.print(table)
 
 
+def _compared(scores: ltr.Scores, row: str, baseline: str) -> str:
+    """One line: relative difference of the macro means, significance, wins and losses by query."""
+    found = compare(scores, row, baseline)
+    base = ltr.means({baseline: scores[baseline]})[baseline]["macro"]
+    share = found.difference / base if base else 0.0
+    return (
+        f"{row} against {baseline}: {found.difference:+.4f} ({share:+.1%}), p = {found.p_value:.4f}, "
+        f"{found.wins} queries better, {found.losses} worse, {found.ties} equal"
+    )
+
+
 def _write(
     folder: Path,
     name: str,
     trained: ltr.Trained,
     collections: Sequence[ltr.JudgedCollection],
     figures: dict[str, Figures],
-    *,
-    with_linear: bool,
+    kinds: Sequence[str],
+    best: str = "",
 ) -> None:
-    """Write the trees, and the linear ranker beside them when it is asked for, each with its provenance."""
+    """Write one model of each of `kinds` with its provenance; the second is named for its kind."""
     names = [collection.name for collection in collections]
-    models: list[tuple[str, str, LinearRanker | LightGbmRanker]] = [
-        (name, "LambdaMART over the linear ranker", trained.trees)
-    ]
-    if with_linear:
-        models.append((f"{name}-linear", "Linear ranker", trained.linear))
-    for model_name, what, ranker in models:
+    whats = {"lightgbm": "LambdaMART over the linear ranker", "linear": "Linear ranker"}
+    rankers: dict[str, LinearRanker | LightGbmRanker] = {"lightgbm": trained.trees, "linear": trained.linear}
+    for place, kind in enumerate(kinds):
+        model_name, what, ranker = f"{name}-{kind}" if place else name, whats[kind], rankers[kind]
         ltr.write_model(
             folder,
             model_name,
             ranker,
             trained.settings.weights,
             f"{what}, trained on {', '.join(names)}",
-            {title: means.get(ranker.kind, {}) for title, means in figures.items()},
+            {
+                title: {row: mean for row, mean in means.items() if row.removesuffix(ltr.WITH_MEMORY) == kind}
+                for title, means in figures.items()
+            },
             {
                 "command": " ".join(
                     ["manage.py train", *(f"--collection {collection.name}" for collection in collections)]
@@ -180,4 +220,5 @@ def _write(
                     "scipy": scipy.__version__,
                 },
             },
+            default=kind == best,
         )

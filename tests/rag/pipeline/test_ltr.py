@@ -58,7 +58,7 @@ def test_all_that_is_promised_ships():
 def test_a_leave_one_out_model_was_not_trained_on_what_it_leaves_out(name):
     sidecar = json.loads((SHIPPED_RANKERS / f"ltr-without-{name}.json").read_text())
     assert {dataset["collection"] for dataset in sidecar["provenance"]["datasets"]} == COLLECTIONS - {name}
-    assert list(sidecar["metrics"]["zero_shot_ndcg@10"]) == [name]
+    assert [list(of_row) for of_row in sidecar["metrics"]["zero_shot_ndcg@10"].values()] == [[name]]
 
 
 @pytest.mark.parametrize("path", SIDECARS, ids=lambda path: path.stem)

@@ -26,6 +26,7 @@ from rag.recipes.ltr import (
     ndcg_of,
     prepare,
     train,
+    with_memory,
     write_model,
     zero_shot,
 )
@@ -69,6 +70,80 @@ def test_no_judgement_of_the_target_reaches_the_model_that_is_tested_on_it(group
     assert models(honest["second"]) != models(other["second"])
 
 
+@pytest.mark.parametrize("fold", range(2))
+def test_no_judgement_of_a_held_out_query_reaches_the_model_or_the_memory_that_it_is_tested_with(groups, fold):
+    generator = np.random.default_rng(fold)
+    own = [group for group in groups if group.collection == "second"]
+    held_out, rest = ltr._by_query(own, 5)[fold]
+    names = {group.query_id for group in held_out}
+    others = [group for group in groups if group.collection != "second"]
+    relabelled = [
+        replace(
+            group,
+            grades=generator.permutation(group.grades),
+            relevant=np.sort(generator.permutation(group.document_ids)[:7]),
+        )
+        if group.query_id in names
+        else group
+        for group in own
+    ]
+    other_held_out, other_rest = ltr._by_query(relabelled, 5)[fold]
+    assert {group.query_id for group in other_held_out} == names
+    assert models(train([*others, *rest], QUICK)) == models(train([*others, *other_rest], QUICK))
+    for group, other in zip(with_memory(held_out, rest), with_memory(other_held_out, other_rest), strict=True):
+        assert np.array_equal(group.features.values, other.features.values)
+
+
+def test_a_query_remembers_the_others_and_not_itself(groups):
+    own = [group for group in groups if group.collection == "second"]
+    changed = [replace(own[0], relevant=own[0].document_ids.copy()), *own[1:]]
+    column = ltr.COLUMN["memory"]
+    before = [group.features.values[:, column] for group in with_memory(own, own)]
+    after = [group.features.values[:, column] for group in with_memory(changed, changed)]
+    assert np.array_equal(before[0], after[0])
+    assert not all(np.array_equal(one, other) for one, other in zip(before[1:], after[1:], strict=True))
+
+
+def test_other_collections_are_not_remembered(groups):
+    first = [group for group in groups if group.collection == "first"]
+    others = [group for group in groups if group.collection != "first"]
+    assert not any(group.features.values[:, ltr.COLUMN["memory"]].any() for group in with_memory(first, others))
+
+
+def test_memory_leaves_the_ranker_of_a_collection_without_judgements_as_it_was(groups):
+    linear = fit_linear(groups, QUICK.weights)
+    remembering = ltr.fit_memory(groups, linear, QUICK.weights)
+    assert remembering.weights[ltr.COLUMN["memory"]] > 0
+    for group in groups:
+        assert np.array_equal(remembering.score(group.features), linear.score(group.features))
+
+
+def test_a_step_up_ships_only_when_it_is_significantly_better():
+    generator = np.random.default_rng(3)
+    base = dict(enumerate(generator.uniform(0.2, 0.8, 60).tolist()))
+
+    def rows(linear: float, trees: float) -> ltr.Scores:
+        better = {"linear": linear, "lightgbm": linear + trees}
+        noise = {row: generator.normal(0, 0.05, 60) for row in (*ltr.SIMPLE_ROWS, *better)}
+        return {
+            row: {"c": {str(q): value + better.get(row, 0) + noise[row][q] for q, value in base.items()}}
+            for row in noise
+        }
+
+    assert ltr.best_kind(rows(0.1, 0.1)) == "lightgbm"
+    assert ltr.best_kind(rows(0.1, 0.0)) == "linear"
+    assert ltr.best_kind(rows(0.0, 0.0)) == "simple"
+    assert ltr.best_kind(rows(-0.1, 0.0)) == "simple"
+
+
+def test_the_ablation_names_every_part_and_begins_with_the_whole(groups):
+    found = ltr.ablation(groups)
+    assert next(iter(found)) == ltr.FULL
+    assert {f"without {name}" for name in LINEAR_FEATURES} < set(found)
+    assert {"without safeguard", "without fitting", "without ranker", "without fusion with the cosine"} < set(found)
+    assert {len(of_collection) for row in found.values() for of_collection in row.values()} == {10}
+
+
 def test_no_held_out_query_is_in_its_own_training_set(groups, monkeypatch):
     seen: list[set[str]] = []
 
@@ -94,10 +169,19 @@ def test_no_document_or_query_identity_reaches_the_model(groups):
             query_id=f"other {number}",
             chunk_ids=group.chunk_ids + 10_000,
             document_ids=group.document_ids + 77_000,
+            relevant=group.relevant + 77_000,
         )
         for number, group in enumerate(groups)
     ]
     assert models(train(renamed)) == models(train(groups))
+
+
+def test_a_ranker_that_is_cut_is_the_one_trained_with_fewer_trees(groups):
+    linear = fit_linear(groups, QUICK.weights)
+    longer = ltr.fit_trees(groups, linear, Settings(QUICK.weights, rounds=6)).cut(QUICK.rounds)
+    for group in groups[:5]:
+        expected = ltr.fit_trees(groups, linear, QUICK).score(group.features)
+        assert np.array_equal(longer.score(group.features), expected)
 
 
 def test_the_chosen_weights_leave_both_scores_their_say(groups):
