@@ -175,12 +175,12 @@ def _write(
     kinds: Sequence[str],
     best: str = "",
 ) -> None:
-    """Write one model of each of `kinds` with its provenance; the second is named for its kind."""
+    """Write one model of each of `kinds` with its provenance. A model has one kind, which a linear one bears in its name."""
     names = [collection.name for collection in collections]
     whats = {"lightgbm": "LambdaMART over the linear ranker", "linear": "Linear ranker"}
     rankers: dict[str, LinearRanker | LightGbmRanker] = {"lightgbm": trained.trees, "linear": trained.linear}
-    for place, kind in enumerate(kinds):
-        model_name, what, ranker = f"{name}-{kind}" if place else name, whats[kind], rankers[kind]
+    for kind in kinds:
+        model_name, what, ranker = name if kind == "lightgbm" else f"{name}-{kind}", whats[kind], rankers[kind]
         ltr.write_model(
             folder,
             model_name,
