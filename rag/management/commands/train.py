@@ -175,7 +175,7 @@ def _write(
     kinds: Sequence[str],
     best: str = "",
 ) -> None:
-    """Write one model of each of `kinds` with its provenance. A model has one kind, which a linear one bears in its name."""
+    """Write one model of each of `kinds` with its provenance. A model has one kind: a linear one is named for it."""
     names = [collection.name for collection in collections]
     whats = {"lightgbm": "LambdaMART over the linear ranker", "linear": "Linear ranker"}
     rankers: dict[str, LinearRanker | LightGbmRanker] = {"lightgbm": trained.trees, "linear": trained.linear}
