@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.setup import DATA_DIR
 
 ROOT = Path(__file__).resolve().parent.parent
-NOT_BENCHMARKS = {"__init__", "__main__", "setup"}
+NOT_BENCHMARKS = {"__init__", "__main__", "public", "server_settings", "server_urls", "serving", "setup"}
 
 
 def main(names: list[str]) -> int:

@@ -1,0 +1,25 @@
+"""The product's addresses, and one whose view only returns bytes: what a full cache hit is compared with."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest, HttpResponse
+from django.urls import include, path
+from django.views.decorators.csrf import csrf_exempt
+
+from ops.access import requires
+from ops.contracts.principal import Scope
+
+_kept = b""
+
+
+@csrf_exempt
+@requires(POST=Scope.QUERY, PUT=Scope.QUERY)
+def same_bytes(request: HttpRequest) -> HttpResponse:
+    """PUT keeps the body, POST returns what was kept, as JSON."""
+    global _kept
+    if request.method == "PUT":
+        _kept = request.body
+    return HttpResponse(_kept, content_type="application/json")
+
+
+urlpatterns = [path("bench/same-bytes", same_bytes), path("", include("zenglow_site.urls"))]

@@ -1,0 +1,163 @@
+"""A web server of the product as `make run` starts it, on the benchmarks' data, and a client that keeps connections."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from bench.setup import DATA_DIR
+
+ROOT = Path(__file__).resolve().parent.parent
+START_TIMEOUT_S = 180.0
+REQUEST_TIMEOUT_S = 60.0
+
+
+@contextmanager
+def web_server() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """The process and the port of a Daphne that is up and has loaded its models."""
+    port = free_port()
+    environment = os.environ | {
+        "DJANGO_SETTINGS_MODULE": "bench.server_settings",
+        "ZENGLOW_DATA_DIR": os.environ.get("ZENGLOW_DATA_DIR", str(DATA_DIR)),
+        "ZENGLOW_PORT": str(port),
+        "OPS_LOG_LEVEL": os.environ.get("OPS_LOG_LEVEL", "INFO"),
+    }
+    command = ["-m", "daphne", "--verbosity", "0", "--no-server-name", "-b", "127.0.0.1", "-p", str(port)]
+    with serving([sys.executable, *command, "zenglow_site.asgi:application"], port, "/health/ready", environment) as up:
+        yield up, port
+
+
+@contextmanager
+def serving(
+    command: Sequence[str], port: int, ready_path: str, environment: dict[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A server process from when ``ready_path`` answers 200 until the block ends."""
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        try:
+            deadline = time.monotonic() + START_TIMEOUT_S
+            while not _is_ready(port, ready_path):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    log.seek(0)
+                    sys.exit(f"{command[0]} did not come up:\n{log.read().decode(errors='replace')[-4000:]}")
+                time.sleep(0.2)
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+class Client:
+    """One keep-alive connection. Any answer but 200 ends the benchmark."""
+
+    def __init__(self, port: int) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=REQUEST_TIMEOUT_S)
+        self._connection.connect()
+        assert self._connection.sock is not None
+        self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def post(self, path: str, body: bytes, method: str = "POST") -> bytes:
+        self._connection.request(method, path, body, {"Content-Type": "application/json"})
+        response = self._connection.getresponse()
+        content = response.read()
+        if response.status != 200:
+            raise RuntimeError(f"{method} {path} answered {response.status}: {content[:500].decode(errors='replace')}")
+        return content
+
+    def post_json(self, path: str, body: object) -> Any:
+        return json.loads(self.post(path, json.dumps(body).encode()))
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+
+def time_ms(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return (time.perf_counter() - started) * 1000
+
+
+def at_once(jobs: Sequence[Callable[[Client], object]], port: int, workers: int) -> tuple[list[float], float, int]:
+    """Run the jobs from ``workers`` threads with a connection each.
+
+    Returns each job's milliseconds, the seconds that all took together, and how many failed.
+    """
+    durations: list[float] = []
+    failures: list[Exception] = []
+    remaining = iter(jobs)
+    lock = threading.Lock()
+    ready = threading.Barrier(workers + 1)
+
+    def work() -> None:
+        with Client(port) as client:
+            ready.wait()
+            while True:
+                with lock:
+                    job = next(remaining, None)
+                if job is None:
+                    return
+                started = time.perf_counter()
+                try:
+                    job(client)
+                except Exception as error:
+                    failures.append(error)
+                else:
+                    durations.append((time.perf_counter() - started) * 1000)
+
+    threads = [threading.Thread(target=work) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+    started = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    elapsed_s = time.perf_counter() - started
+    for error in failures[:3]:
+        print(f"failed: {error}", file=sys.stderr)
+    return durations, elapsed_s, len(failures)
+
+
+def percentile(values: Sequence[float], fraction: float) -> float:
+    """The nearest-rank percentile."""
+    return sorted(values)[max(math.ceil(len(values) * fraction) - 1, 0)]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _is_ready(port: int, path: str) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=REQUEST_TIMEOUT_S)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
