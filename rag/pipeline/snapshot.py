@@ -7,19 +7,17 @@ the feature key leaves out exactly the fusion weights, because what it caches is
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.conf import settings
-from django.contrib.postgres.expressions import ArraySubquery
-from django.db.models import Exists, F, OuterRef, Q
-from django.db.models.functions import JSONObject
 
 from models_registry.live import LiveModel, view
 from models_registry.models import Slot
 from ops.contracts.principal import Principal
 from ops.contracts.problems import NotFound
-from rag.models import AnnConfig, AnnState, Collection, Document
+from rag.models import AnnConfig
 from rag.pipeline.ann import EXACT, AnnPlan
+from rag.pipeline.database import hot_cursor
 from rag.pipeline.embed import Space
 from rag.pipeline.features import SCHEMA_VERSION
 from rag.pipeline.query import SearchRequest, fingerprint
@@ -79,25 +77,10 @@ def resolve(collection_slug: str, principal: Principal) -> Resolved:
     Raises `NotFound` alike for an unknown collection and for one that the principal may not touch, so that nobody
     learns which exist.
     """
-    guarded = Document.objects.filter(collection=OuterRef("pk")).exclude(access_groups=[])
-    row = (
-        Collection.objects.filter(slug=collection_slug)
-        .annotate(withholds=~Q(default_access_groups=[]) | Exists(guarded), ann_plans=live_ann_plans())
-        .values_list(
-            "id",
-            "generation",
-            "access_epoch",
-            "remembers_judgements",
-            "text_configuration",
-            "split_identifiers",
-            "withholds",
-            "ann_plans",
-            named=True,
-        )
-    )
-    found = row.first() if principal.may_touch(collection_slug) else None
-    if found is None:
+    rows = _read(collection_slug) if principal.may_touch(collection_slug) else []
+    if not rows:
         raise NotFound(f"There is no collection '{collection_slug}'. GET /rag/collections lists those you can search.")
+    found = rows[0]
     weights = view.weights(collection_slug)
     embedder = view.model(Slot.EMBEDDER, collection_slug)
     ranker = view.model(Slot.LTR, collection_slug)
@@ -122,24 +105,9 @@ def resolve(collection_slug: str, principal: Principal) -> Resolved:
         weights_version=weights.version,
         ltr_weight=ltr_weight,
         conceptual_weight=conceptual_weight,
-        ann=ann_plan(found.ann_plans, space.id),
+        ann=next((row.ann for row in rows if row.space_id == space.id), EXACT),
     )
     return Resolved(snapshot, embedder, ranker)
-
-
-def live_ann_plans() -> ArraySubquery:
-    """The live configurations of a collection, as an annotation: one JSON object a space, for `ann_plan`."""
-    live = AnnConfig.objects.filter(collection=OuterRef("pk"), state=AnnState.LIVE).order_by("id")
-    plan = JSONObject(config_id=F("id"), space_id=F("space_id"), **{name: F(name) for name in _PLAN_FIELDS})
-    return ArraySubquery(live.values(plan=plan))
-
-
-def ann_plan(plans: list[dict[str, Any]], space_id: int) -> AnnPlan:
-    """How a space is searched, of what `live_ann_plans` read."""
-    for plan in plans:
-        if plan.pop("space_id") == space_id:
-            return AnnPlan(**plan)
-    return EXACT
 
 
 def plan_of(config: AnnConfig) -> AnnPlan:
@@ -148,3 +116,41 @@ def plan_of(config: AnnConfig) -> AnnPlan:
 
 
 _PLAN_FIELDS = tuple(field.name for field in fields(AnnPlan) if field.name != "config_id")
+
+_READ = """
+    SELECT collection.id, collection.generation, collection.access_epoch, collection.remembers_judgements,
+           collection.text_configuration, collection.split_identifiers,
+           cardinality(collection.default_access_groups) > 0 OR EXISTS (
+               SELECT FROM rag_document AS document
+               WHERE document.collection_id = collection.id AND document.access_groups <> '{}'
+           ),
+           config.space_id, config.id, config.strategy, config.precision, config.marker, config.vectors,
+           config.ef_search, config.probes, config.iterative_scan, config.rerank
+    FROM rag_collection AS collection
+    LEFT JOIN rag_annconfig AS config
+        ON config.collection_id = collection.id AND config.state = 'live'
+    WHERE collection.slug = %(slug)s
+    ORDER BY config.id
+"""
+"""The configuration's columns from ``id`` on are in the order of `AnnPlan`."""
+
+
+class _Row(NamedTuple):
+    """A collection with one of its live configurations; ``space_id`` is ``None`` where it has none."""
+
+    id: int
+    generation: int
+    access_epoch: int
+    remembers_judgements: bool
+    text_configuration: str
+    split_identifiers: bool
+    withholds: bool
+    space_id: int | None
+    ann: AnnPlan
+
+
+def _read(slug: str) -> list[_Row]:
+    """A row for each live configuration of the collection, at least one; none when there is no such collection."""
+    with hot_cursor() as cursor:
+        rows = cursor.rows(_READ, {"slug": slug})
+    return [_Row._make((*row[:8], EXACT if row[7] is None else AnnPlan(*row[8:]))) for row in rows]
