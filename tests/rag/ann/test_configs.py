@@ -12,7 +12,7 @@ from pytest_django.fixtures import Settings
 from models_registry.live import view
 from ops.contracts.principal import SYSTEM
 from ops.contracts.problems import Conflict, Forbidden, InvalidRequest, Unprocessable
-from ops.instrumentation.batch import flush_all
+from ops.instrumentation.batch import flush_all, forget_all
 from ops.models import AuditEvent
 from rag.ann import configs, indexes
 from rag.ann.measure import measure
@@ -112,6 +112,7 @@ class TestBuilding:
 @pytest.mark.django_db
 class TestMeasuring:
     def test_it_asks_what_was_asked_before_anything_else(self, bees) -> None:
+        forget_all()  # searches of other tests
         search(SearchRequest(query="honey of the hive", collection="bees"), SYSTEM)
         flush_all()
         assert QueryLog.objects.count() == 1
