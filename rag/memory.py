@@ -58,6 +58,9 @@ def _turn(collection: Collection, principal: Principal, *, on: bool) -> int:
     count = refresh(collection) if on else 0
     with transaction.atomic():
         Collection.objects.filter(id=collection.id).update(remembers_judgements=on, generation=F("generation") + 1)
-        audit.record(principal, MEMORY_ON if on else MEMORY_OFF, collection.slug)
+        if on:
+            audit.record(principal, MEMORY_ON, collection.slug)
+        else:
+            audit.record(principal, MEMORY_OFF, collection.slug)
     collection.refresh_from_db()
     return count

@@ -87,8 +87,6 @@ class Zenglow:
             "DATABASE_ANSWER_TIMEOUT_S": "2",
             "RAG_INDEX_BATCH_DOCUMENTS": "4",
             "RAG_INDEX_THREADS": "1",
-            # A refusal that a browser can still ask for: an address holds 16 kB.
-            "RAG_QUERY_MAX_CHARACTERS": "8000",
             **self.variables,
         }
 

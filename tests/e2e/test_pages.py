@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page, Route, expect
+from pytest_django.fixtures import Settings
 
 from rag.evaluation.measures import MEASURES
 from rag.evaluation.rows import ROWS
@@ -130,7 +131,10 @@ class TestSearch:
         page.keyboard.press("Enter")
         expect(plot).to_be_hidden()
 
-    def test_a_refusal_stands_where_the_results_would(self, open_browser: OpenBrowser, backstage: Backstage) -> None:
+    def test_a_refusal_stands_where_the_results_would(
+        self, open_browser: OpenBrowser, backstage: Backstage, settings: Settings
+    ) -> None:
+        settings.RAG_QUERY_MAX_CHARACTERS = 8000
         backstage.add({"tea.md": TEA})
         visitor = open_browser()
         page = visitor.open("/search/?q=tea")
