@@ -30,6 +30,9 @@ STATE = VENV / "state.json"
 LOG = VENV / "pip.log"
 LOCKS = {"base": ROOT / "requirements" / "base.txt", "dev": ROOT / "requirements" / "dev.txt"}
 
+TRIED = (3, 11)
+"""The Python that ZenGlow was run and tested on."""
+
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 TORCH_INDEX_TIMEOUT_S = 5
 
@@ -95,13 +98,13 @@ def digest(level: str) -> str:
 
 def check_platform() -> None:
     """Say what was never tried; refuse where something is missing that pip can't bring."""
-    native = sys.platform == "linux" and platform.machine() == "x86_64" and sys.version_info < (3, 13)
-    if native:
+    brings_redis = sys.platform == "linux" and platform.machine() == "x86_64" and sys.version_info < (3, 13)
+    if brings_redis and sys.version_info[:2] == TRIED:
         return
     machine = f"{platform.system()} {platform.machine()} with Python {platform.python_version()}"
-    if shutil.which("redis-server") is None and "DATABASE_URL" not in os.environ:
+    if not brings_redis and shutil.which("redis-server") is None and "DATABASE_URL" not in os.environ:
         raise SetupError(REDIS_NEEDED.format(machine=machine))
-    say(f"Not verified: ZenGlow was tried on Linux x86-64 with Python 3.11 and 3.12, not on {machine}.")
+    say(f"Not verified: ZenGlow was tried on Linux x86-64 with Python {TRIED[0]}.{TRIED[1]}, not on {machine}.")
 
 
 def make_empty(lock: int) -> None:

@@ -144,6 +144,17 @@ def venv_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
+def test_an_untried_python_needs_nothing_else_and_is_told_so(
+    venv_script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("sys.version_info", (3, 12, 1, "final", 0))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    venv_script.check_platform()
+    assert capsys.readouterr().out.startswith("Not verified: ")
+
+
 class TestOnOtherMachines:
     @pytest.fixture(autouse=True)
     def _other_machine(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
