@@ -32,7 +32,7 @@ def default_ranker() -> str:
     Raises `SeedingError` when there are several.
     """
     sidecars = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in SHIPPED_RANKERS.glob("*.json")}
-    declared = sorted(name for name, sidecar in sidecars.items() if sidecar["default"])
+    declared = sorted(name for name, sidecar in sidecars.items() if sidecar.get("default", False))
     if len(declared) > 1:
         raise SeedingError(f"Only one ranker can be the default, not {' and '.join(declared)}.")
     return declared[0] if declared else NO_DEFAULT
