@@ -151,6 +151,10 @@ class PrincipalMiddleware(Middleware):
 
 
 def _principal_or_anonymous(request: HttpRequest) -> Principal:
+    """Who asks for what anybody may see; whoever can't be looked up has no right at all.
+
+    Whatever goes wrong (a bad key, a foreign host name, the database away) must not close what says that it is wrong.
+    """
     try:
         return resolve_principal(request)
     except Exception:
