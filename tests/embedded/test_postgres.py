@@ -334,10 +334,10 @@ def test_it_waits_for_a_long_recovery_and_leaves_it_alone(place: Path, stopped_p
         file.write(f"restore_command = 'while [ ! -e {place}/go ]; do sleep 0.02; done; false'\n")
 
     with pytest.raises(StartTimeoutError, match="alive but does not answer yet"):
-        stopped_postgres.ensure(timeout_s=0.5)
-    recovering = process_of(stopped_postgres)
-    # On a busy machine the server may not even listen yet.
+        stopped_postgres.ensure(timeout_s=2.0)
+    # On a busy machine the server may not even listen yet, nor have said which process it is.
     assert wait_until(lambda: stopped_postgres.state() is State.WAITING, 60)
+    recovering = process_of(stopped_postgres)
     with pytest.raises(StartTimeoutError, match="alive but does not answer yet"):
         stopped_postgres.ensure(timeout_s=0.1)
     waiting = python(ENSURE + "print('waiting', flush=True); postgres.ensure(); print(postgres.process_id())", place)
