@@ -84,3 +84,19 @@ declare(
         maximum=30,
     ),
 )
+
+# Security.
+declare(
+    Variable(
+        "OPS_OUTGOING_ALLOWED",
+        Kind.LIST,
+        "Hosts, addresses and networks (hooks.internal, 10.1.2.3, 10.0.0.0/8) that configured URLs, such as webhooks, "
+        "may lead to although they are not public.",
+        default=(),
+        risk=lambda value, stage: (
+            "OPS_OUTGOING_ALLOWED opens whole networks to every configured URL: name the hosts that are meant."
+            if any("/" in entry for entry in value)
+            else None
+        ),
+    ),
+)
