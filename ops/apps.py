@@ -8,13 +8,15 @@ class OpsConfig(AppConfig):
 
     def ready(self) -> None:
         from ops import checks  # noqa: F401  (registers the system checks)
+        from ops.contracts.model_calls import register_call_sink
         from ops.contracts.stage import register_sink
         from ops.health_checks import register_health_checks
-        from ops.instrumentation.prometheus import observe_stage
+        from ops.instrumentation.prometheus import observe_model_call, observe_stage
         from ops.instrumentation.snapshot import SNAPSHOT
         from ops.logs import configure_structlog
 
         configure_structlog()
         register_sink(SNAPSHOT.add_stage)
         register_sink(observe_stage)
+        register_call_sink(observe_model_call)
         register_health_checks()

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from ops.contracts.model_calls import model_call
 from rag.pipeline.batching import Batcher, QueueTimeoutError
 from rag.pipeline.types import Float32Array, Int64Array
 
@@ -59,16 +61,26 @@ class Embedder:
 
     def embed_query(self, text: str) -> Float32Array:
         """float32, shape (dimension,), unit length. Callers at the same time share a pass. Raises `EmbeddingError`."""
-        return self._encoder.encode_query(self.space.query_prompt + text)
+        with model_call("embedder", self.space.label, "query", items=1) as call:
+            encoded = self._encoder.encode_query(self.space.query_prompt + text)
+            call.tokens, call.batch_size = encoded.tokens, encoded.batch_size
+        return encoded.vector
 
     def embed_queries(self, texts: Sequence[str]) -> Float32Array:
         """float32, shape (len(texts), dimension), unit length, in the order of ``texts``."""
-        return self._encoder.encode([self.space.query_prompt + text for text in texts])
+        return self._embed([self.space.query_prompt + text for text in texts], "query")
 
     def embed_documents(self, texts: Sequence[str]) -> Float32Array:
         """float32, shape (len(texts), dimension), unit length, in the order of ``texts``."""
         prompt = self.space.document_prompt
-        return self._encoder.encode([prompt + text for text in texts])
+        return self._embed([prompt + text for text in texts], "documents")
+
+    def _embed(self, texts: Sequence[str], operation: str) -> Float32Array:
+        with model_call("embedder", self.space.label, operation, items=len(texts)) as call:
+            call.batch_size = len(texts)
+            encoded = self._encoder.encode(texts)
+            call.tokens = sum(encoded.tokens)
+        return encoded.vectors
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """The model's tokens of each text, without the special ones that frame it."""
@@ -86,6 +98,21 @@ def require_vectors(vectors: Float32Array, count: int, space: Space) -> Float32A
     if not np.isfinite(vectors).all():
         raise EmbeddingError(f"{space.label} returned values that are not numbers.")
     return vectors
+
+
+class Encoded(NamedTuple):
+    """vectors: float32, shape (texts, dimension), unit length; ``tokens``: what the model read of each text."""
+
+    vectors: Float32Array
+    tokens: list[int]
+
+
+class EncodedQuery(NamedTuple):
+    """A query's vector and tokens, and how many queries were encoded together with it, itself included."""
+
+    vector: Float32Array
+    tokens: int
+    batch_size: int
 
 
 class Encoder:
@@ -123,28 +150,29 @@ class Encoder:
             raise EmbeddingError(f"Its vectors have {width} numbers, but its space has {dimension}.")
 
         sharing = sharing or Sharing()
-        self._queries: Batcher[str, Float32Array] = Batcher(
+        self._queries: Batcher[str, EncodedQuery] = Batcher(
             self._encode_rows, slots=sharing.passes, most=sharing.most, linger_s=sharing.wait_ms / 1000
         )
 
-    def encode_query(self, text: str) -> Float32Array:
-        """float32, shape (dimension,), unit length. Raises `EmbeddingError`, also when no turn comes in time."""
+    def encode_query(self, text: str) -> EncodedQuery:
+        """One query, with others that wait. Raises `EmbeddingError`, also when no turn comes in time."""
         try:
             return self._queries(text, QUEUE_TIMEOUT_S)
         except QueueTimeoutError as error:
             raise EmbeddingError(f"The embedder is busy. {error}") from None
 
-    def _encode_rows(self, texts: Sequence[str]) -> list[Float32Array]:
-        return list(self.encode(texts))
+    def _encode_rows(self, texts: Sequence[str]) -> list[EncodedQuery]:
+        encoded = self.encode(texts)
+        return [EncodedQuery(vector, tokens, len(texts)) for vector, tokens in zip(*encoded, strict=True)]
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, untruncated, without the special ones."""
         return [len(encoding) for encoding in self._counter.encode_batch_fast(list(texts), add_special_tokens=False)]
 
-    def encode(self, texts: Sequence[str]) -> Float32Array:
-        """float32, shape (len(texts), dimension), unit length, in the order of ``texts``.
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """The vectors of ``texts``, in their order. They are batched by length, so that little is spent on padding.
 
-        Texts are batched by length, so that little is spent on padding. Raises `EmbeddingError`.
+        Raises `EmbeddingError`.
         """
         encodings = self._tokenizer.encode_batch_fast(list(texts))
         order = sorted(range(len(texts)), key=lambda i: len(encodings[i]))
@@ -173,7 +201,7 @@ class Encoder:
             raise EmbeddingError("The embedder returned values that are not numbers.")
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit: Float32Array = vectors / np.maximum(norms, np.finfo(np.float32).tiny)
-        return unit
+        return Encoded(unit, [len(encoding) for encoding in encodings])
 
     def _run(self, ids: Int64Array, mask: Int64Array) -> Float32Array:
         try:

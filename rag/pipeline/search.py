@@ -13,6 +13,7 @@ import numpy as np
 from django.conf import settings
 
 from ops.api.problems import as_problem
+from ops.contracts.model_calls import model_call, note_failed_call
 from ops.contracts.principal import Principal
 from ops.contracts.stage import PIPELINE_STAGES, Recording, recording, stage
 from rag.pipeline import cache, single_flight
@@ -24,7 +25,7 @@ from rag.pipeline.features import extract
 from rag.pipeline.fusion import fuse
 from rag.pipeline.judged import read_memory
 from rag.pipeline.lexical import read_query
-from rag.pipeline.ltr import Ranker, SimpleRanker
+from rag.pipeline.ltr import Ranker, RankerError, SimpleRanker
 from rag.pipeline.misses import Misses
 from rag.pipeline.query import SearchRequest, validate
 from rag.pipeline.rankers import ranker_for
@@ -113,7 +114,12 @@ def score(
         features = extract(terms, candidates, memory)
     with stage("ltr"):
         ranker, fault = _ranker(resolved, progress)
-        ltr_scores, kind, objection = score_guarded(ranker, features)
+        called = ranker.kind if "embed" in progress.degraded else snapshot.ranker_label
+        with model_call("ltr", called, "rank", items=len(candidates)) as call:
+            call.batch_size = len(candidates)
+            if "ltr" in progress.degraded:
+                call.error = RankerError.__name__
+            ltr_scores, kind, objection = score_guarded(ranker, features)
     scored = ScoredCandidates(
         chunk_ids=candidates.chunk_ids,
         document_ids=candidates.document_ids,
@@ -142,11 +148,20 @@ def fuse_scores(snapshot: PipelineSnapshot, scored: ScoredCandidates) -> FusedSc
 def _embed(query: str, resolved: Resolved, progress: Progress) -> Float32Array:
     """The query's embedding: zeros, to which nothing is near, when the embedder can't be used."""
     try:
-        return load_embedder(resolved.embedder).embed_query(query)
+        embedder = load_embedder(resolved.embedder)
     except EmbeddingError as error:
-        logger.warning("A query is answered by its words alone: %s", error)
-        progress.degrade("embed", str(error))
-        return np.zeros(resolved.snapshot.space.dimension, dtype=np.float32)
+        note_failed_call("embedder", resolved.snapshot.space.label, "query", error)
+        return _without_embedding(resolved, progress, error)
+    try:
+        return embedder.embed_query(query)
+    except EmbeddingError as error:
+        return _without_embedding(resolved, progress, error)
+
+
+def _without_embedding(resolved: Resolved, progress: Progress, error: EmbeddingError) -> Float32Array:
+    logger.warning("A query is answered by its words alone: %s", error)
+    progress.degrade("embed", str(error))
+    return np.zeros(resolved.snapshot.space.dimension, dtype=np.float32)
 
 
 def _ranker(resolved: Resolved, progress: Progress) -> tuple[Ranker, str | None]:

@@ -123,11 +123,11 @@ def export(
 def _agreement(served: Encoder, original: SentenceTransformer, prompt: str) -> float:
     """The smallest cosine over the probes: served alone and in one padded batch, against the original alone."""
     texts = [prompt + probe for probe in PROBES]
-    batch = served.encode(texts)
+    batch = served.encode(texts).vectors
     cosines = []
     for position, probe in enumerate(PROBES):
         wanted = original.encode([probe], normalize_embeddings=True, prompt=prompt)[0]
-        cosines += [float(found @ wanted) for found in (batch[position], served.encode([texts[position]])[0])]
+        cosines += [float(found @ wanted) for found in (batch[position], served.encode([texts[position]]).vectors[0])]
     return min(cosines)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ops.contracts import model_calls
+from ops.contracts.model_calls import ModelCall
 from rag.pipeline import embed
 from rag.pipeline.embed import Embedder, EmbeddingError, Encoder, Sharing, Space
 from rag.pipeline.types import Float32Array
@@ -56,7 +58,7 @@ def original() -> Any:
 
 def test_its_vectors_are_those_of_the_model(encoder: Encoder, original: Any) -> None:
     expected = original.encode(TEXTS, normalize_embeddings=True, convert_to_numpy=True)
-    vectors = encoder.encode(TEXTS)
+    vectors = encoder.encode(TEXTS).vectors
     assert vectors.dtype == np.float32
     assert np.abs(vectors - expected).max() < 1e-5
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(len(TEXTS)), abs=1e-6)
@@ -72,11 +74,11 @@ def test_it_counts_tokens_as_the_model_does(encoder: Encoder, original: Any) -> 
 
 
 def test_a_text_has_the_same_vector_alone_and_in_any_company(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = np.vstack([encoder.encode([text]) for text in TEXTS])
+    alone = np.vstack([encoder.encode([text]).vectors for text in TEXTS])
     order = np.random.default_rng(0).permutation(len(TEXTS))
     for batch_tokens in (1, 64, 700, 4096):
         monkeypatch.setattr(embed, "BATCH_TOKENS", batch_tokens)
-        together = encoder.encode([TEXTS[position] for position in order])
+        together = encoder.encode([TEXTS[position] for position in order]).vectors
         assert np.abs(together - alone[order]).max() < 1e-5
 
 
@@ -97,14 +99,14 @@ def test_no_pass_is_larger_than_a_batch(encoder: Encoder, monkeypatch: pytest.Mo
 
 
 def test_no_texts_have_no_vectors(encoder: Encoder) -> None:
-    assert encoder.encode([]).shape == (0, 384)
+    assert encoder.encode([]).vectors.shape == (0, 384)
 
 
 def test_prompts_stand_before_queries_and_documents(encoder: Encoder) -> None:
     space = Space(1, "m@1", 384, 256, query_prompt="query: ", document_prompt="passage: ")
     embedder = Embedder(space, encoder)
-    assert np.abs(embedder.embed_query("bees") - encoder.encode(["query: bees"])[0]).max() < 1e-6
-    assert np.abs(embedder.embed_documents(["bees"]) - encoder.encode(["passage: bees"])).max() < 1e-6
+    assert np.abs(embedder.embed_query("bees") - encoder.encode(["query: bees"]).vectors[0]).max() < 1e-6
+    assert np.abs(embedder.embed_documents(["bees"]) - encoder.encode(["passage: bees"]).vectors).max() < 1e-6
     assert embedder.count_tokens(["bees"]) == encoder.count_tokens(["bees"])
 
 
@@ -138,11 +140,13 @@ def test_queries_at_the_same_time_get_the_vectors_that_they_get_alone(exported_e
 
     encoder._run = counted  # type: ignore[method-assign]
     queries = [text for text in TEXTS if len(text) < 100] * 4
-    expected = [encoder.encode([query])[0] for query in queries]
+    expected = [encoder.encode([query]).vectors[0] for query in queries]
     passes.clear()
     with ThreadPoolExecutor(len(queries)) as pool:
-        vectors = list(pool.map(encoder.encode_query, queries))
+        encoded = list(pool.map(encoder.encode_query, queries))
+        vectors = [one.vector for one in encoded]
     assert sum(passes) == len(queries)
+    assert all(one.batch_size <= 8 for one in encoded)
     for vector, alone in zip(vectors, expected, strict=True):
         assert np.abs(vector - alone).max() < 1e-5
 
@@ -159,3 +163,16 @@ def test_texts_of_very_different_lengths_do_not_share_a_pass(encoder: Encoder, m
     monkeypatch.setattr(encoder, "_run", seen)
     encoder.encode(["drag"] * 3 + ["word " * 100] * 2 + ["drag of wings"])
     assert sorted(shapes) == [(1, 5), (2, 102), (3, 3)]
+
+
+def test_each_call_is_told_with_its_items_and_the_tokens_that_were_read(
+    exported_embedder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[ModelCall] = []
+    monkeypatch.setattr(model_calls, "_sinks", [calls.append])
+    embedder = Embedder(Space(1, "mini@3", 384, 16, "", ""), make_encoder(exported_embedder, max_tokens=16))
+    embedder.embed_query("bees dance")
+    embedder.embed_documents(["bees", "word " * 100])
+    told = [(call.model, call.operation, call.items, call.tokens, call.batch_size) for call in calls]
+    # Each text is framed by two special tokens, and cut at 16.
+    assert told == [("mini@3", "query", 1, 4, 1), ("mini@3", "documents", 2, 3 + 16, 2)]

@@ -1,0 +1,89 @@
+"""``with model_call("embedder", "all-MiniLM-L6-v2@1") as call:`` stands around each call of a model version.
+
+The finished call is handed to every registered sink: Prometheus, traces, the registry's rolling statistics. As with
+`ops.contracts.stage`, a sink must be quick and must not raise; one that raises is logged once and breaks no request.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class ModelCall:
+    """One call of a model version. Whoever makes it fills in what it is about, before the block ends."""
+
+    kind: str
+    """A slot of the registry: ``embedder``, ``ltr``, and what other apps bring."""
+    model: str
+    """``name@number``."""
+    operation: str = ""
+    """What was asked of it: ``query`` or ``documents`` of an embedder, ``rank`` of a ranker."""
+    items: int = 0
+    """Texts, candidates, …: what the call was asked to work on."""
+    tokens: int = 0
+    """The model's own tokens of its input, truncated as the model truncates; 0 where there are none."""
+    batch_size: int = 0
+    """Items that the model worked on at once, of other callers included; 0 where that is not known."""
+    error: str = ""
+    """Name of the exception that ended the call; empty when it went well."""
+    started_at_ns: int = 0
+    """Nanoseconds since the epoch, as `time.time_ns`."""
+    duration_ms: float = 0.0
+    """As the caller saw it: with the wait for a turn."""
+
+    @property
+    def name(self) -> str:
+        return self.model.rpartition("@")[0] or self.model
+
+    @property
+    def version(self) -> str:
+        return self.model.rpartition("@")[2] if "@" in self.model else ""
+
+
+CallSink = Callable[[ModelCall], None]
+
+_sinks: list[CallSink] = []
+_broken_sinks: set[CallSink] = set()
+
+
+def register_call_sink(sink: CallSink) -> None:
+    """Add a sink, once. It hears of each call when it has ended, in the caller's context."""
+    if sink not in _sinks:
+        _sinks.append(sink)
+
+
+@contextmanager
+def model_call(kind: str, model: str, operation: str = "", *, items: int = 0) -> Iterator[ModelCall]:
+    """Time a call. One that raises is handed on as well, with its `ModelCall.error`."""
+    call = ModelCall(kind, model, operation, items=items, started_at_ns=time.time_ns())
+    started = time.perf_counter()
+    try:
+        yield call
+    except Exception as error:
+        call.error = type(error).__name__
+        raise
+    finally:
+        call.duration_ms = (time.perf_counter() - started) * 1000
+        _hand_on(call)
+
+
+def note_failed_call(kind: str, model: str, operation: str, error: Exception) -> None:
+    """A call that could not even be made, because the version can't be loaded."""
+    _hand_on(ModelCall(kind, model, operation, error=type(error).__name__, started_at_ns=time.time_ns()))
+
+
+def _hand_on(call: ModelCall) -> None:
+    for sink in _sinks:
+        try:
+            sink(call)
+        except Exception:
+            if sink not in _broken_sinks:
+                _broken_sinks.add(sink)
+                logger.exception("A sink of model calls failed; its further failures are not logged")
