@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Set
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -90,11 +91,19 @@ def ensure_same_origin(request: HttpRequest, principal: Principal) -> None:
         return
     origin = request.headers.get("Origin")
     if origin is not None:
-        own = f"{request.scheme}://{request.get_host()}"
-        if origin != own and not _is_trusted(origin):
+        if not is_own_origin(request, origin, {request.scheme or "http"}):
             raise Forbidden("A page of another site may not do this.")
     elif request.headers.get("Sec-Fetch-Site", "same-origin") not in {"same-origin", "none"}:
         raise Forbidden("A page of another site may not do this.")
+
+
+def is_own_origin(request: HttpRequest, origin: str, schemes: Set[str]) -> bool:
+    """Whether an ``Origin`` header names this site, under one of ``schemes``, or a trusted one.
+
+    Raises `DisallowedHost`.
+    """
+    host = request.get_host()
+    return any(origin == f"{scheme}://{host}" for scheme in schemes) or _is_trusted(origin)
 
 
 def _is_trusted(origin: str) -> bool:

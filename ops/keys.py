@@ -27,6 +27,7 @@ from ops.contracts.principal import Principal, PrincipalKind, Scope
 from ops.contracts.problems import InvalidRequest, NotFound
 from ops.instrumentation.batch import BatchWriter
 from ops.models import ApiKey
+from ops.sockets.groups import tell_principals_changed
 
 CREATE_KEY = declare_action("api_key.create", "A new API key may be used.")
 REVOKE_KEY = declare_action("api_key.revoke", "An API key may not be used any more.")
@@ -119,6 +120,7 @@ def revoke_key(prefix: str, *, actor: Principal) -> ApiKey:
             record.revoked_at = timezone.now()
             record.save(update_fields=["revoked_at"])
             audit.record(actor, REVOKE_KEY, prefix, {"name": record.name})
+            tell_principals_changed()
     _verifications.clear()
     return record
 

@@ -23,12 +23,18 @@ for _line in _dotenv.read_text(encoding="utf-8").splitlines() if _dotenv.is_file
 os.environ["ZENGLOW_DATA_DIR"] = os.environ.get("ZENGLOW_TEST_DATA_DIR", str(_root / "var" / "test"))
 
 from zenglow_site.settings import *  # noqa: E402, F403
-from zenglow_site.settings import CACHES, CELERY_BROKER_TRANSPORT_OPTIONS, ZENGLOW_DATA_DIR  # noqa: E402
+from zenglow_site.settings import (  # noqa: E402
+    CACHES,
+    CELERY_BROKER_TRANSPORT_OPTIONS,
+    CHANNEL_LAYERS,
+    ZENGLOW_DATA_DIR,
+)
 
 _worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
 # A busy machine is not a fault: tests of a silent Redis set a time-out of their own.
 CACHES["default"]["OPTIONS"] |= {"SOCKET_TIMEOUT": 5, "SOCKET_CONNECT_TIMEOUT": 5}
 CACHES["default"]["KEY_PREFIX"] = f"test-{_worker}"
+CHANNEL_LAYERS["default"]["CONFIG"]["prefix"] = f"test-{_worker}"
 CELERY_BROKER_TRANSPORT_OPTIONS["global_keyprefix"] = f"test-{_worker}:"
 # One file store per test process: a test may count or delete what it stored.
 STORAGES["default"]["OPTIONS"]["location"] = ZENGLOW_DATA_DIR / f"files-{_worker}"  # noqa: F405

@@ -1,8 +1,9 @@
-"""The ASGI application that Daphne serves."""
+"""The ASGI application that Daphne serves: HTTP by Django, websockets by Channels."""
 
 import os
 import threading
 
+from channels.routing import ProtocolTypeRouter
 from django.conf import settings
 
 from zenglow_site.database import BoundedConnection
@@ -10,10 +11,13 @@ from zenglow_site.handler import asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "zenglow_site.settings")
 
-application = asgi_application()
+http_application = asgi_application()
 
 from models_registry.live import view  # noqa: E402  (the apps are loaded now)
 from ops.api.views import health_monitor  # noqa: E402
+from zenglow_site.routing import websocket_application  # noqa: E402
+
+application = ProtocolTypeRouter({"http": http_application, "websocket": websocket_application()})
 
 BoundedConnection.answer_timeout_s = settings.ENVIRONMENT["DATABASE_ANSWER_TIMEOUT_S"]
 view.follow()

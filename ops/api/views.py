@@ -23,6 +23,7 @@ from ops.contracts.env import declared
 from ops.contracts.health import State
 from ops.contracts.inventory import model_inventory
 from ops.contracts.principal import Scope
+from ops.figures import basic_figures
 from ops.health import Finding, HealthMonitor
 from ops.instrumentation.snapshot import SNAPSHOT
 from ops.requests import ApiRequest
@@ -83,7 +84,7 @@ class BasicMetricsView(APIView):
 
     @extend_schema(operation_id="metrics_basic", tags=["metrics"], responses=serializers.BasicMetricsSerializer)
     def get(self, request: ApiRequest) -> Response:
-        return Response({"counters": SNAPSHOT.totals(), "stages": SNAPSHOT.stages()})
+        return Response(basic_figures())
 
 
 class JsonMetricsView(APIView):
