@@ -8,10 +8,13 @@ from typing import Any, cast
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.widgets import AdminSplitDateTime
+from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db import models
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import path
 from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.html import format_html
@@ -19,7 +22,12 @@ from django.utils.html import format_html
 from ops import keys
 from ops.authentication import user_principal
 from ops.contracts.principal import Scope
+from ops.contracts.problems import InvalidRequest, Problem
+from ops.instrumentation.histogram import RELATIVE_ERROR
+from ops.instrumentation.performance import TIMED_STAGES
 from ops.models import AlertEvent, ApiKey, AuditEvent, QueryPerformance
+from ops.performance.figures import STAGES_DRAWN, report_figures, slow_figures
+from ops.performance.report import FROM_ROWS, ROLLED_UP, TOTAL_STAGE, parse_by, parse_period, report, slow
 
 
 class ReadOnlyAdmin(admin.ModelAdmin[Any]):
@@ -150,6 +158,57 @@ class QueryPerformanceAdmin(ReadOnlyAdmin):
     show_full_result_count = False
     list_per_page = 50
 
-    @admin.display(description="pipeline ms", ordering="pipeline_ms")
-    def total_ms(self, row: QueryPerformance) -> str:
-        return "" if row.pipeline_ms is None else f"{row.pipeline_ms:.1f}"
+    def get_urls(self) -> list[Any]:
+        report = self.admin_site.admin_view(self.report)
+        return [path("report/", report, name="ops_queryperformance_report"), *super().get_urls()]
+
+    def report(self, request: HttpRequest) -> HttpResponse:
+        """What ``manage.py perf report`` and ``perf slow`` show, with plots."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        form = ReportForm({**ReportForm.DEFAULTS, **request.GET.dict()})
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Query performance",
+            "opts": self.opts,
+            "form": form,
+        }
+        status = 200
+        try:
+            context |= performance_page(form)
+        except Problem as problem:
+            context["fault"], status = str(problem), problem.status
+        return TemplateResponse(request, "admin/ops/queryperformance/report.html", context, status=status)
+
+
+class ReportForm(forms.Form):
+    """What the page of the performance report may be asked."""
+
+    DEFAULTS = {"since": "24h", "by": ",".join(ROLLED_UP), "stage": ""}
+
+    since = forms.CharField(label="Period", widget=forms.TextInput(attrs={"size": 8}))
+    by = forms.ChoiceField(
+        label="By",
+        choices=[(by, by.replace(",", " and ")) for by in (DEFAULTS["by"], *ROLLED_UP, *FROM_ROWS)],
+    )
+    stage = forms.ChoiceField(
+        label="Stage", required=False, choices=[("", "all"), *((name, name) for name in TIMED_STAGES)]
+    )
+    variant = forms.CharField(label="Variant", required=False, widget=forms.TextInput(attrs={"size": 12}))
+
+
+def performance_page(form: ReportForm) -> dict[str, Any]:
+    """What the template shows of a form. Raises `Problem` for what can't be shown."""
+    if not form.is_valid():
+        raise InvalidRequest(" ".join(str(fault) for faults in form.errors.values() for fault in faults))
+    asked = form.cleaned_data
+    stage, variant = asked["stage"] or None, asked["variant"] or None
+    since, now = parse_period(asked["since"]), timezone.now()
+    slowest = slow(since, now=now, stage=stage or TOTAL_STAGE, variant=variant)
+    return {
+        "figures": report_figures(report(since, parse_by(asked["by"]), now=now, stage=stage, variant=variant)),
+        "slow": slow_figures(slowest, stage or TOTAL_STAGE),
+        "stage": stage or TOTAL_STAGE,
+        "stages": STAGES_DRAWN,
+        "error_percent": f"{100 * RELATIVE_ERROR:.1f}",
+    }

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from ops.instrumentation.batch import flush_all
 from ops.models import AlertEvent
-from ops.partitions import maintain_performance_store
+from ops.performance import maintenance
 
 RESOLVED_ALERTS_KEPT_DAYS = 90
 
@@ -21,8 +21,15 @@ RESOLVED_ALERTS_KEPT_DAYS = 90
 @shared_task(name="ops.maintain_performance_store")
 def maintain() -> dict[str, Any]:
     """Make the coming partitions of ``query_performance`` and drop the outlived ones."""
-    done = maintain_performance_store(timezone.now())
+    done = maintenance.maintain(timezone.now())
     return {"made": done.made, "dropped": list(done.dropped)}
+
+
+@shared_task(name="ops.roll_up_performance")
+def roll_up_performance() -> str | None:
+    """Bring the histograms of ``query_performance`` up to date; up to when they are, where that is our work."""
+    reached = maintenance.bring_up_to_date(timezone.now())
+    return reached.isoformat() if reached else None
 
 
 @shared_task(name="ops.purge")

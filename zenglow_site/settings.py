@@ -178,6 +178,7 @@ CELERY_BEAT_SCHEDULE = {
         "rag.purge_query_log": 6 * 3600.0,
         "rag.sweep_ann": 24 * 3600.0,
         "ops.maintain_performance_store": 3600.0,
+        "ops.roll_up_performance": 60.0,
         "ops.purge": 24 * 3600.0,
         **({"rag.deliver_to_milvus": 1.0} if ENVIRONMENT["RAG_RETRIEVAL_MODE"] == "milvus" else {}),
     }.items()

@@ -8,16 +8,14 @@ from contextlib import contextmanager
 from django.core.management.base import CommandError
 
 from models_registry.artifacts import ArtifactError
-from ops.contracts.problems import Problem
+from ops import refusals as of_services
 
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Turn a refusal of the services into a `CommandError` with exit code 2."""
+    """Turn a refusal of the services, or a broken artifact, into a `CommandError` with exit code 2."""
     try:
-        yield
-    except Problem as problem:
-        faults = [f"{field} {fault}" for field, fault in problem.errors.items()]
-        raise CommandError(" ".join([str(problem), "; ".join(faults)]).strip(), returncode=2) from problem
+        with of_services.refusals():
+            yield
     except ArtifactError as error:
         raise CommandError(str(error), returncode=2) from error

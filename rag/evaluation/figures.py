@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ops.plots import Bar, Column, columns, deltas, number
 from rag.evaluation.measures import MEASURES
 from rag.evaluation.rows import in_order
 from rag.evaluation.stored import (
@@ -18,7 +19,6 @@ from rag.evaluation.stored import (
     compare_runs,
 )
 from rag.models import EvaluationRun
-from rag.plots import Bar, Column, columns, deltas, number
 
 BINS = 10
 QUERIES_SHOWN = 8

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ops.plots import Bar, diverging_bar
 from rag.pipeline.features import SCHEMA
-from rag.plots import Bar, diverging_bar
 
 SHOWN = 8
 """Features with a row of their own; the rest are summed."""

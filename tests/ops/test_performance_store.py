@@ -19,7 +19,8 @@ from ops.instrumentation.histogram import RELATIVE_ERROR
 from ops.instrumentation.performance import PerformanceRow, performance_writer, record_query
 from ops.instrumentation.snapshot import SNAPSHOT
 from ops.models import QueryPerformance
-from ops.partitions import drop_before, ensure_partitions, maintain_performance_store
+from ops.performance.maintenance import maintain
+from ops.performance.partitions import drop_before, ensure_partitions
 
 pytestmark = pytest.mark.django_db
 
@@ -140,11 +141,11 @@ class TestPartitions:
         settings.OPS_PERFORMANCE_RETENTION_DAYS = 2
         now = datetime(2032, 3, 10, 1, tzinfo=UTC)
         ensure_partitions(date(2032, 3, 7), date(2032, 3, 8))
-        first = maintain_performance_store(now)
+        first = maintain(now)
         assert first.made == 9
         assert "query_performance_p20320307" in first.dropped
         assert "query_performance_p20320308" not in first.dropped
-        again = maintain_performance_store(now + timedelta(hours=1))
+        again = maintain(now + timedelta(hours=1))
         assert (again.made, again.dropped) == (0, ())
 
 

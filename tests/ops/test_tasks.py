@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from django.conf import settings as django_settings
@@ -37,6 +37,12 @@ def test_it_forgets_sessions_that_have_ended() -> None:
     assert list(Session.objects.values_list("session_key", flat=True)) == ["running"]
 
 
-def test_both_are_scheduled() -> None:
+def test_it_rolls_up_the_performance_store() -> None:
+    reached = tasks.roll_up_performance()
+    assert reached is not None
+    assert datetime.fromisoformat(reached) < timezone.now()
+
+
+def test_they_are_scheduled() -> None:
     scheduled = {entry["task"] for entry in django_settings.CELERY_BEAT_SCHEDULE.values()}
-    assert {"ops.maintain_performance_store", "ops.purge"} <= scheduled
+    assert {"ops.maintain_performance_store", "ops.roll_up_performance", "ops.purge"} <= scheduled

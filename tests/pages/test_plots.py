@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from ops.plots import Bar, diverging_bar, number
 from rag.pages.explanations import SHOWN, explanation_of
 from rag.pipeline.features import FEATURES
-from rag.plots import Bar, diverging_bar, number
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from django.db.migrations.executor import MigrationExecutor
 from models_registry.locks import session_lock
 from models_registry.models import Deployment
 from ops.contracts.health import State
+from ops.performance.layout import adopt
 from rag.checks import retrieval_mode_is_configured
 from rag.milvus.store import configured
 from rag.pipeline.retrieval import check_retrieval
@@ -32,6 +33,8 @@ class Command(BaseCommand):
             if executor.migration_plan(executor.loader.graph.leaf_nodes()):
                 self._say("Migrating the database …")
                 call_command("migrate", verbosity=0, skip_checks=True)
+            if layout := adopt():
+                self._say(f"The performance store uses TimescaleDB ({layout}).")
             if not Deployment.objects.exists():
                 self._say("Seeding the registry …")
             call_command("seed", stdout=self.stdout, stderr=self.stderr, verbosity=0)
