@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 from collections.abc import Set
 from urllib.parse import urlsplit
@@ -10,6 +11,7 @@ from django.conf import settings
 from django.contrib.auth.models import AbstractUser
 from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest
+from django.utils.crypto import constant_time_compare
 
 from ops import keys
 from ops.contracts.principal import ANONYMOUS, LOOPBACK, Principal, PrincipalKind, Scope
@@ -17,6 +19,10 @@ from ops.contracts.problems import AuthenticationNeeded, Forbidden
 
 USER_SCOPES = frozenset({Scope.QUERY, Scope.INGEST, Scope.FEEDBACK, Scope.VOICE})
 """What a signed-in person may do who is no member of staff."""
+
+SCRAPER = Principal(kind=PrincipalKind.API_KEY, name="metrics", scopes=frozenset({Scope.OPS_READ}))
+"""Whoever knows ``OPS_METRICS_PASSWORD``, at `SCRAPED_PATHS` alone. No key's prefix is as short."""
+SCRAPED_PATHS = ("/metrics",)
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 FORWARDING_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
@@ -35,6 +41,8 @@ def resolve_principal(request: HttpRequest) -> Principal:
         if principal is None:
             raise AuthenticationNeeded("The API key is unknown, expired or revoked.")
         return principal
+    if is_scraper(request):
+        return SCRAPER
     user = getattr(request, "user", None)
     if isinstance(user, AbstractUser) and user.is_authenticated:
         return user_principal(user)
@@ -49,6 +57,23 @@ def presented_key(request: HttpRequest) -> str | None:
     if scheme.lower() == "bearer":
         return credentials.strip()
     return request.headers.get("X-API-Key")
+
+
+def is_scraper(request: HttpRequest) -> bool:
+    """Whether a request for ``/metrics…`` carries the scrapers' password by Basic authentication (RFC 7617).
+
+    Raises `AuthenticationNeeded` for any other. Where no password is set, and elsewhere, the scheme means nothing.
+    """
+    scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "basic" or not settings.OPS_METRICS_PASSWORD or not request.path.startswith(SCRAPED_PATHS):
+        return False
+    try:
+        given = base64.b64decode(credentials.strip(), validate=True)
+    except ValueError:
+        given = b""
+    if not constant_time_compare(given, f"{SCRAPER.name}:{settings.OPS_METRICS_PASSWORD}".encode()):
+        raise AuthenticationNeeded("The user name or password of the metrics is wrong.")
+    return True
 
 
 def user_principal(user: AbstractUser) -> Principal:

@@ -99,4 +99,59 @@ declare(
             else None
         ),
     ),
+    Variable(
+        "OPS_TRUSTED_PROXIES",
+        Kind.LIST,
+        "Addresses and networks of the proxies whose X-Forwarded-For and X-Forwarded-Proto are believed.",
+        default=("127.0.0.0/8", "::1"),
+        risk=lambda value, stage: (
+            "OPS_TRUSTED_PROXIES trusts everybody: whoever asks can then pass for any address."
+            if any(entry.endswith("/0") for entry in value)
+            else None
+        ),
+    ),
+    Variable(
+        "OPS_REQUIRE_CLIENT_CERTIFICATE",
+        Kind.BOOLEAN,
+        "Answer only what a trusted proxy says came with a client certificate that it has verified "
+        "(X-Client-Verify: SUCCESS). docker/nginx/mtls.conf is such a proxy.",
+        default=False,
+    ),
+    Variable(
+        "OPS_METRICS_PASSWORD",
+        Kind.STRING,
+        "Password with which scrapers that know no bearer tokens read /metrics, by Basic authentication of the user "
+        "metrics. Not set: API keys only.",
+        secret=True,
+    ),
+    Variable(
+        "OPS_RATE_LIMITS",
+        Kind.BOOLEAN,
+        "Limit how much each key, user and address may ask for. By default on when the server can be reached from "
+        "elsewhere (a bind address that is not loopback, or the service profile).",
+        default=None,
+        stage_defaults={"staging": True, "prod": True},
+        risk=lambda value, stage: (
+            "OPS_RATE_LIMITS is off: one caller can take all of the server." if value is False else None
+        ),
+    ),
+    *(
+        Variable(
+            f"OPS_RATE_LIMIT_{holder}_{suffix}",
+            kind,
+            f"{meaning} {whose}; a search costs 1.",
+            default=default,
+            minimum=minimum,
+            maximum=1_000_000,
+        )
+        for holder, whose, per_s, burst in (
+            ("KEY", "of one API key", 50.0, 200),
+            ("USER", "of one signed-in user", 10.0, 100),
+            ("IP", "from one address (of IPv6: one /64), all keys and users together", 100.0, 400),
+        )
+        for suffix, kind, meaning, default, minimum in (
+            ("PER_S", Kind.FLOAT, "Tokens a second for requests", per_s, 0.001),
+            ("BURST", Kind.INTEGER, "Most tokens at once for requests", burst, 1),
+        )
+    ),
 )

@@ -1,4 +1,4 @@
-"""API keys: made, verified, listed and revoked.
+"""API keys: made, verified, listed, rotated and revoked.
 
 A key reads ``zg_<prefix>_<secret>``. The prefix is public (it names the key in logs and lists); of the whole key only
 an HMAC-SHA256 is stored, keyed from ``SECRET_KEY``, so that a copy of the database opens nothing.
@@ -13,9 +13,9 @@ import string
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 from django.db import models, transaction
 from django.utils import timezone
@@ -24,12 +24,13 @@ from django.utils.crypto import constant_time_compare, salted_hmac
 from ops import audit
 from ops.contracts.audit import declare_action
 from ops.contracts.principal import Principal, PrincipalKind, Scope
-from ops.contracts.problems import InvalidRequest, NotFound
+from ops.contracts.problems import Conflict, InvalidRequest, NotFound
 from ops.instrumentation.batch import BatchWriter
 from ops.models import ApiKey
 from ops.sockets.groups import tell_principals_changed
 
 CREATE_KEY = declare_action("api_key.create", "A new API key may be used.")
+ROTATE_KEY = declare_action("api_key.rotate", "A new API key takes the place of another, which ends a while later.")
 REVOKE_KEY = declare_action("api_key.revoke", "An API key may not be used any more.")
 
 PREFIX_LENGTH = 10
@@ -42,6 +43,8 @@ VERIFICATION_TTL_S = 1.0
 """How long a verification is reused: the longest that a revoked key keeps working."""
 VERIFICATIONS_KEPT = 4096
 LAST_USED_RESOLUTION_S = 60.0
+ROTATION_OVERLAP = timedelta(hours=24)
+LONGEST_ROTATION_OVERLAP = timedelta(days=90)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +70,8 @@ def create_key(
         raise InvalidRequest("A key needs a name.", errors={"name": "This may not be empty."})
     if expires_at is not None and expires_at <= timezone.now():
         raise InvalidRequest("The expiry lies in the past.", errors={"expires_at": "Choose a later time."})
-    prefix = _random(PREFIX_ALPHABET, PREFIX_LENGTH)
-    text = f"zg_{prefix}_{_random(SECRET_ALPHABET, SECRET_LENGTH)}"
     with transaction.atomic():
-        record = ApiKey.objects.create(
-            prefix=prefix,
-            key_hash=_hash(text),
+        made = _new_key(
             name=name.strip(),
             scopes=chosen,
             groups=sorted(set(groups)),
@@ -80,8 +79,38 @@ def create_key(
             created_by=actor.name,
             expires_at=expires_at,
         )
-        audit.record(actor, CREATE_KEY, prefix, {"name": record.name, "scopes": chosen})
-    return NewKey(record, text)
+        audit.record(actor, CREATE_KEY, made.record.prefix, {"name": made.record.name, "scopes": chosen})
+    return made
+
+
+def rotate_key(prefix: str, *, actor: Principal, overlap: timedelta = ROTATION_OVERLAP) -> NewKey:
+    """Make a key with the rights, name and expiry of another, which ends after ``overlap``: time to put the new one in.
+
+    Raises `NotFound`, `Conflict` for a key that has ended already, `InvalidRequest` for an overlap out of bounds.
+    """
+    if not timedelta(0) <= overlap <= LONGEST_ROTATION_OVERLAP:
+        fault = f"The overlap must be from 0 to {LONGEST_ROTATION_OVERLAP.days} days."
+        raise InvalidRequest(fault, errors={"overlap": fault})
+    with transaction.atomic():
+        old = _locked(prefix)
+        if state_of(old) != "active":
+            raise Conflict(f"The key {prefix} is {state_of(old)}: make a new one.")
+        made = _new_key(
+            name=old.name,
+            scopes=old.scopes,
+            groups=old.groups,
+            collections=old.collections,
+            created_by=actor.name,
+            expires_at=old.expires_at,
+        )
+        ends_at = timezone.now() + overlap
+        old.expires_at = ends_at if old.expires_at is None else min(old.expires_at, ends_at)
+        old.save(update_fields=["expires_at"])
+        details = {"name": old.name, "replaces": prefix, "old_ends_at": old.expires_at.isoformat(timespec="seconds")}
+        audit.record(actor, ROTATE_KEY, made.record.prefix, details)
+        tell_principals_changed()
+    _verifications.clear()
+    return made
 
 
 def verify(text: str) -> Principal | None:
@@ -113,9 +142,7 @@ def list_keys() -> models.QuerySet[ApiKey]:
 def revoke_key(prefix: str, *, actor: Principal) -> ApiKey:
     """End a key, for good. Revoking it again changes nothing. Raises `NotFound`."""
     with transaction.atomic():
-        record = ApiKey.objects.select_for_update().filter(prefix=prefix).first()
-        if record is None:
-            raise NotFound(f"There is no key with the prefix {prefix}.")
+        record = _locked(prefix)
         if record.revoked_at is None:
             record.revoked_at = timezone.now()
             record.save(update_fields=["revoked_at"])
@@ -147,6 +174,19 @@ def last_used_writer() -> BatchWriter[tuple[str, datetime]]:
 
 _verifications: dict[str, tuple[float, Principal | None]] = {}
 _last_noted: dict[str, float] = {}
+
+
+def _new_key(**columns: Any) -> NewKey:
+    prefix = _random(PREFIX_ALPHABET, PREFIX_LENGTH)
+    text = f"zg_{prefix}_{_random(SECRET_ALPHABET, SECRET_LENGTH)}"
+    return NewKey(ApiKey.objects.create(prefix=prefix, key_hash=_hash(text), **columns), text)
+
+
+def _locked(prefix: str) -> ApiKey:
+    record = ApiKey.objects.select_for_update().filter(prefix=prefix).first()
+    if record is None:
+        raise NotFound(f"There is no key with the prefix {prefix}.")
+    return record
 
 
 def _look_up(prefix: str, key_hash: str) -> Principal | None:

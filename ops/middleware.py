@@ -13,12 +13,14 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.utils.functional import SimpleLazyObject
 
+from ops import proxies
 from ops.access import Access, ensure_allowed, is_sign_in, requirement_of
 from ops.api.problems import refuse, respond
 from ops.authentication import ensure_same_origin, resolve_principal
 from ops.contracts.principal import ANONYMOUS, Principal
-from ops.contracts.problems import InvalidRequest
+from ops.contracts.problems import AuthenticationNeeded, Forbidden, InvalidRequest
 from ops.identifiers import uuid7
+from ops.limits import policy
 from ops.requests import Request
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]
@@ -61,6 +63,14 @@ class Middleware:
 
     def after(self, request: Request, response: HttpResponseBase) -> None:
         """Complete the response in place."""
+
+
+class ProxyMiddleware(Middleware):
+    """Takes of a request what only a trusted proxy may say (`ops.proxies`)."""
+
+    def before(self, request: Request) -> HttpResponseBase | None:
+        proxies.believe(request.META)
+        return None
 
 
 class RequestIdMiddleware(Middleware):
@@ -119,6 +129,12 @@ class FaultMiddleware(Middleware):
         # PostgreSQL text can't hold NUL, so that no path or query with one can name anything.
         if "\x00" in request.path or "%00" in request.META.get("QUERY_STRING", ""):
             return respond(request, InvalidRequest("The address may not contain NUL characters."))
+        # Whoever looks whether the process lives comes from within.
+        if not request.path.startswith("/health/"):
+            try:
+                proxies.ensure_client_certificate(request.META)
+            except Forbidden as problem:
+                return respond(request, problem)
         return None
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse:
@@ -132,6 +148,9 @@ class PrincipalMiddleware(Middleware):
     stands after Django's ``AuthenticationMiddleware``.
     """
 
+    def after(self, request: Request, response: HttpResponseBase) -> None:
+        policy.add_headers(request, response)
+
     def process_view(
         self, request: HttpRequest, view: Callable[..., Any], args: object, kwargs: object
     ) -> HttpResponseBase | None:
@@ -141,13 +160,24 @@ class PrincipalMiddleware(Middleware):
             ours.principal = cast(Principal, SimpleLazyObject(lambda: _principal_or_anonymous(request)))
             return None
         try:
-            ours.principal = principal = resolve_principal(request)
+            ours.principal = principal = _charged_principal(request, view)
             ensure_same_origin(request, principal)
             if not _checks_itself(request, view):
                 ensure_allowed(principal, view, request.method)
         except Exception as error:
             return refuse(request, error)
         return None
+
+
+def _charged_principal(request: HttpRequest, view: object) -> Principal:
+    """Who asks, once the request is paid for. A bad key is paid for dearly, by its address."""
+    try:
+        principal = resolve_principal(request)
+    except AuthenticationNeeded:
+        policy.charge_request(request, None, view, policy.BAD_KEY_COST)
+        raise
+    policy.charge_request(request, principal, view)
+    return principal
 
 
 def _principal_or_anonymous(request: HttpRequest) -> Principal:

@@ -99,7 +99,9 @@ def test_it_holds_no_path_of_a_developers_machine() -> None:
 
 def test_it_runs_the_same_checks_in_continuous_integration() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
-    (job,) = workflow["jobs"].values()
+    audit = [step.get("run", "") for step in workflow["jobs"]["vulnerabilities"]["steps"]]
+    assert any("pip_audit" in step and "--strict" in step and "requirements/dev.txt" in step for step in audit)
+    job = workflow["jobs"]["check"]
     steps = [step.get("run", "") for step in job["steps"]]
     assert "make check" in steps
     keys = [step["with"]["key"] for step in job["steps"] if "actions/cache" in step.get("uses", "")]

@@ -2,46 +2,57 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
 from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth import views
 from django.contrib.auth.forms import AuthenticationForm, PasswordChangeForm
-from django.core.cache import cache
 from django.http import HttpRequest, HttpResponse
 from django.urls import path, reverse_lazy
-from django_redis.exceptions import ConnectionInterrupted
+from django.utils.crypto import salted_hmac
 
 from ops.access import Access
+from ops.limits import buckets
+from ops.limits.buckets import Bucket, Limit
+from ops.limits.policy import REFUSALS, address_holder
 
 ATTEMPT_WINDOW_S = 15 * 60
+"""Time in which attempts are regained in full."""
 MAX_FAILURES_OF_NAME = 5
-"""Failed attempts from one address at one account within the window, before further ones are refused unread."""
+"""Failed attempts from one address at one account, before further ones are refused unread."""
+MAX_FAILURES_OF_ACCOUNT = 25
+"""Failed attempts at one account from anywhere: 100 an hour, the most that OWASP ASVS 2.2.1 allows."""
 MAX_FAILURES_OF_ADDRESS = 100
 """Failed attempts from one address at all accounts together: high, as a proxy may stand for many people."""
 
 
 class SignInView(views.LoginView):
-    """Refuses further attempts for a while after too many failures. Without Redis it lets people try."""
+    """Refuses further attempts for a while after too many failures: here and, as there is one sign-in, in the admin.
+
+    An attempt is paid for before it is read, so that many at once get no more, and given back when it succeeds.
+    """
 
     template_name = "accounts/sign_in.html"
     redirect_authenticated_user = True
     required_scopes = {"GET": Access.ANYBODY, "POST": Access.ANYBODY}
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        if _too_many_failures(request):
-            form = self.get_form()
-            context = self.get_context_data(form=form, wait_minutes=ATTEMPT_WINDOW_S // 60)
-            return self.render_to_response(context, status=429, headers={"Retry-After": str(ATTEMPT_WINDOW_S)})
+        verdict = buckets.take(_buckets(request), 1)
+        if not verdict.is_granted:
+            REFUSALS.labels("sign-in", "http").inc()
+            wait_s = verdict.retry_after_s
+            context = self.get_context_data(form=self.get_form(), wait_minutes=math.ceil(wait_s / 60))
+            return self.render_to_response(context, status=429, headers={"Retry-After": str(wait_s)})
         return super().post(request, *args, **kwargs)
 
     def form_valid(self, form: AuthenticationForm) -> HttpResponse:
-        _forget_failures(self.request)
+        of_name, *others = _buckets(self.request)
+        buckets.refill([of_name])
+        buckets.give_back(others)
         return super().form_valid(form)
 
     def form_invalid(self, form: AuthenticationForm) -> HttpResponse:
-        _count_failure(self.request)
         return self.render_to_response(self.get_context_data(form=form), status=401)
 
 
@@ -60,38 +71,20 @@ class PasswordChangeView(views.PasswordChangeView):
         return response
 
 
-def _failure_keys(request: HttpRequest) -> dict[str, int]:
-    """The counters that a failed attempt raises, with their limits. Names are hashed: they may hold any character."""
-    address = request.META.get("REMOTE_ADDR", "")
+def _buckets(request: HttpRequest) -> list[Bucket]:
+    """What an attempt draws on. Names are hashed: they may hold any character, and a password typed into them."""
+    address = address_holder(str(request.META.get("REMOTE_ADDR") or ""))
     name = request.POST.get("username", "").casefold()
-    digest = hashlib.sha256(f"{address}\n{name}".encode()).hexdigest()
-    return {f"sign-in:name:{digest}": MAX_FAILURES_OF_NAME, f"sign-in:address:{address}": MAX_FAILURES_OF_ADDRESS}
+    of_name, of_account = (salted_hmac("sign-in", text).hexdigest() for text in (f"{address}\n{name}", name))
+    return [
+        Bucket(_limit("sign-in-name", MAX_FAILURES_OF_NAME), of_name),
+        Bucket(_limit("sign-in-account", MAX_FAILURES_OF_ACCOUNT), of_account),
+        Bucket(_limit("sign-in-address", MAX_FAILURES_OF_ADDRESS), address),
+    ]
 
 
-def _too_many_failures(request: HttpRequest) -> bool:
-    limits = _failure_keys(request)
-    try:
-        counts = cache.get_many(limits)
-    except ConnectionInterrupted:
-        return False
-    return any(count >= limits[key] for key, count in counts.items())
-
-
-def _count_failure(request: HttpRequest) -> None:
-    try:
-        for key in _failure_keys(request):
-            cache.add(key, 0, ATTEMPT_WINDOW_S)
-            cache.incr(key)
-    except (ConnectionInterrupted, ValueError):  # ValueError: the window ended between the two calls
-        return
-
-
-def _forget_failures(request: HttpRequest) -> None:
-    name_key = next(iter(_failure_keys(request)))
-    try:
-        cache.delete(name_key)
-    except ConnectionInterrupted:
-        return
+def _limit(name: str, most: int) -> Limit:
+    return Limit(name, most, most / ATTEMPT_WINDOW_S)
 
 
 urlpatterns = [

@@ -1,5 +1,5 @@
 from django.apps import AppConfig
-from django.contrib import admin
+from django.contrib.admin.apps import AdminConfig
 
 
 class SiteConfig(AppConfig):
@@ -8,6 +8,6 @@ class SiteConfig(AppConfig):
     def ready(self) -> None:
         from zenglow_site import celery  # noqa: F401  (whatever queues a task here must know our broker)
 
-        admin.site.site_header = "ZenGlow administration"
-        admin.site.site_title = "ZenGlow"
-        admin.site.index_title = "Weights, models, documents, operations"
+
+class SiteAdminConfig(AdminConfig):
+    default_site = "zenglow_site.administration.ZenGlowAdminSite"

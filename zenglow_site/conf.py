@@ -42,9 +42,25 @@ declare(
     Variable(
         "ZENGLOW_SECURE_COOKIES",
         Kind.BOOLEAN,
-        "Serve pages over HTTPS only: secure cookies, redirect to HTTPS, HSTS.",
+        "Serve pages over HTTPS only: secure cookies, redirect to HTTPS, HSTS. Always on with ZENGLOW_TLS_CERTIFICATE.",
         default=False,
         stage_defaults={"prod": True},
+    ),
+    Variable(
+        "ZENGLOW_TLS_CERTIFICATE",
+        Kind.PATH,
+        "PEM file with the server's certificate and its chain: the server then speaks TLS itself. Read at each start.",
+    ),
+    Variable(
+        "ZENGLOW_TLS_KEY",
+        Kind.PATH,
+        "PEM file with the private key of ZENGLOW_TLS_CERTIFICATE, not encrypted; for the server's account alone.",
+        required_when="ZENGLOW_TLS_CERTIFICATE",
+    ),
+    Variable(
+        "ZENGLOW_TLS_CLIENT_CA",
+        Kind.PATH,
+        "PEM file with the authorities of clients: every connection then needs a certificate of one of them (mTLS).",
     ),
     Variable(
         "ZENGLOW_SECRET_KEY",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -13,6 +14,7 @@ import ops.conf  # noqa: F401
 import rag.conf  # noqa: F401
 import zenglow_site.conf  # noqa: F401
 from ops.contracts.env import Environment, limit_library_threads, load, warn_of_deprecations
+from ops.proxies import trusted_networks
 from zenglow_site.database import database_parameters
 
 limit_library_threads()
@@ -20,6 +22,8 @@ limit_library_threads()
 BASE_DIR = Path(__file__).resolve().parent.parent
 SECRET_KEY_CHARACTERS = 50
 """Fewest that a signing secret has; Django's own deployment check wants as many."""
+
+METRICS_PASSWORD_CHARACTERS = 16
 
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 
@@ -56,14 +60,38 @@ def keys_enabled(loaded: Environment) -> bool:
     return bool(is_reachable(loaded) if explicit is None else explicit)
 
 
+def https_only(loaded: Environment) -> bool:
+    """Whether pages are served over HTTPS alone: by a proxy that is meant to, or by the server itself."""
+    return bool(loaded["ZENGLOW_SECURE_COOKIES"]) or loaded["ZENGLOW_TLS_CERTIFICATE"] is not None
+
+
+def limits_enabled(loaded: Environment) -> bool:
+    """Whether callers are limited in how much they ask for."""
+    explicit = loaded["OPS_RATE_LIMITS"]
+    return bool(is_reachable(loaded) if explicit is None else explicit)
+
+
 def _faults(loaded: Environment) -> Iterator[str]:
     """What no variable says by itself."""
     url, secret = loaded["DATABASE_URL"], loaded["ZENGLOW_SECRET_KEY"]
+    for entry in loaded["OPS_TRUSTED_PROXIES"]:
+        try:
+            trusted_networks((entry,))
+        except ValueError:
+            yield f"OPS_TRUSTED_PROXIES holds {entry!r}, which is no address and no network such as 10.0.0.0/8."
     if url is not None:
         try:
             database_parameters(url)
         except ValueError as error:
             yield f"DATABASE_URL {error}"
+    for name in ("ZENGLOW_TLS_CERTIFICATE", "ZENGLOW_TLS_KEY", "ZENGLOW_TLS_CLIENT_CA"):
+        if loaded[name] is not None and not os.access(loaded[name], os.R_OK):
+            yield f"{name} is {loaded[name]}, which is no file that can be read."
+        if loaded[name] is not None and loaded["ZENGLOW_TLS_CERTIFICATE"] is None:
+            yield f"{name} means nothing without ZENGLOW_TLS_CERTIFICATE."
+    password = loaded["OPS_METRICS_PASSWORD"]
+    if password is not None and len(password) < METRICS_PASSWORD_CHARACTERS:
+        yield f"OPS_METRICS_PASSWORD is too short: it needs {METRICS_PASSWORD_CHARACTERS} characters or more."
     if secret is not None and len(secret) < SECRET_KEY_CHARACTERS:
         yield (
             f"ZENGLOW_SECRET_KEY is too short: it needs {SECRET_KEY_CHARACTERS} characters or more. "

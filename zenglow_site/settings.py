@@ -12,7 +12,7 @@ from whitenoise.compress import Compressor
 from ops.logs import logging_configuration
 from zenglow_site.database import BoundedConnection, database_parameters
 from zenglow_site.embedded.stack import EmbeddedStack
-from zenglow_site.environment import BASE_DIR, environment, is_embedded, keys_enabled
+from zenglow_site.environment import BASE_DIR, environment, https_only, is_embedded, keys_enabled, limits_enabled
 from zenglow_site.secret_key import secret_key
 
 # Django's generic classes take type parameters in annotations only; this lets them be written in class headers too.
@@ -28,6 +28,7 @@ ZENGLOW_PORT: int = ENVIRONMENT["ZENGLOW_PORT"]
 ZENGLOW_EMBEDDED = is_embedded(ENVIRONMENT)
 ZENGLOW_COLLECTIONS_DIR: Path | None = ENVIRONMENT["ZENGLOW_COLLECTIONS_DIR"]
 ENABLE_API_KEYS = keys_enabled(ENVIRONMENT)
+RATE_LIMITS = limits_enabled(ENVIRONMENT)
 ALLOW_ANONYMOUS: bool = ENVIRONMENT["ZENGLOW_ALLOW_ANONYMOUS"]
 
 DEBUG = False
@@ -42,7 +43,7 @@ CSRF_TRUSTED_ORIGINS = list(ENVIRONMENT["ZENGLOW_TRUSTED_ORIGINS"])
 
 # --- what it is made of ----
 INSTALLED_APPS = [
-    "django.contrib.admin",
+    "zenglow_site.apps.SiteAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -57,12 +58,14 @@ INSTALLED_APPS = [
     "ops",
     "models_registry",
     "rag",
-    "zenglow_site",
+    "zenglow_site.apps.SiteConfig",
 ]
 
 MIDDLEWARE = [
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
+    "ops.middleware.ProxyMiddleware",
     "ops.middleware.RequestIdMiddleware",
+    "ops.headers.SecurityHeadersMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "ops.middleware.FaultMiddleware",
@@ -187,12 +190,12 @@ CELERY_BEAT_SCHEDULE_FILENAME = str(ZENGLOW_DATA_DIR / "run" / "celerybeat-sched
 
 # --- people ----
 AUTH_PASSWORD_VALIDATORS = [
-    {"NAME": f"django.contrib.auth.password_validation.{name}"}
-    for name in (
-        "UserAttributeSimilarityValidator",
-        "MinimumLengthValidator",
-        "CommonPasswordValidator",
-        "NumericPasswordValidator",
+    {"NAME": f"django.contrib.auth.password_validation.{name}", "OPTIONS": options}
+    for name, options in (
+        ("UserAttributeSimilarityValidator", {}),
+        ("MinimumLengthValidator", {"min_length": 12}),  # OWASP ASVS 2.1.1
+        ("CommonPasswordValidator", {}),
+        ("NumericPasswordValidator", {}),
     )
 ]
 LOGIN_URL = "sign-in"
@@ -202,7 +205,7 @@ SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_SAMESITE = "Lax"
 CSRF_FAILURE_VIEW = "ops.api.problems.csrf_failure"
-_https = ENVIRONMENT["ZENGLOW_SECURE_COOKIES"]
+_https = https_only(ENVIRONMENT)
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = _https
 SECURE_REDIRECT_EXEMPT = [r"^health/"]  # probes of an orchestrator speak plain HTTP
 SECURE_HSTS_SECONDS = 31_536_000 if _https else 0

@@ -95,12 +95,15 @@ class Supervisor:
     commands: list[subprocess.Popen[bytes]] = field(default_factory=list)
     stopping: threading.Event = field(default_factory=threading.Event)
     is_interruptible: bool = False
+    has_tls: bool = False
+    """Whether the web server speaks TLS itself (`zenglow_site.tls`)."""
     store_trouble: str = ""
 
     @property
     def url(self) -> str:
         host = self._reachable_host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        scheme = "https" if self.has_tls else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     def run(self) -> None:
         """Bring everything up, print how to use it, and return after Ctrl-C or SIGTERM with all of it stopped.
@@ -146,7 +149,10 @@ class Supervisor:
         self.services = [
             Service(
                 "web",
-                [*python, "daphne", "--verbosity", "0", "--no-server-name", *address, "zenglow_site.asgi:application"],
+                [
+                    *[*python, "zenglow_site.tls" if self.has_tls else "daphne", "--verbosity", "0"],
+                    *["--no-server-name", *address, "zenglow_site.asgi:application"],
+                ],
             ),
             Service(
                 "worker",
@@ -207,9 +213,12 @@ class Supervisor:
                 raise SupervisorError(f"The web server ended while starting. Its log: {self._log_path('web')}")
             connection = http.client.HTTPConnection(self._reachable_host, self.port, timeout=5)
             try:
-                # Not urllib, which would follow the redirect of a server that insists on HTTPS.
-                connection.request("GET", "/health/live")
-                connection.getresponse()
+                if self.has_tls:
+                    connection.connect()  # more would take a certificate of ours
+                else:
+                    # Not urllib, which would follow the redirect of a server that insists on HTTPS.
+                    connection.request("GET", "/health/live")
+                    connection.getresponse()
             except (OSError, http.client.HTTPException):
                 if time.monotonic() > deadline:
                     raise SupervisorError(

@@ -13,13 +13,16 @@ import structlog
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 from channels.layers import get_channel_layer
+from django.conf import settings
 from redis.exceptions import RedisError
 
 from ops.access import Requirement, ensure_allowed
+from ops.api.parsing import parse_json
 from ops.contracts.metrics import declare_counter, declare_gauge
 from ops.contracts.principal import Principal, PrincipalKind
 from ops.contracts.problems import AuthenticationNeeded, Forbidden, InternalError, InvalidRequest, Problem, TooLarge
 from ops.sockets.groups import PRINCIPALS_CHANGED
+from ops.sockets.handshake import charge_socket
 from ops.sockets.refusal import CONNECTIONS, FAULT, Scope, close_code, problem_message
 from ops.sockets.threads import in_thread
 
@@ -54,6 +57,10 @@ class SocketConsumer(AsyncWebsocketConsumer):
     """As ``required_scopes`` of a view; a socket that says nothing is closed to everybody."""
     listens_to: ClassVar[tuple[str, ...]] = ()
     """Groups of the channel layer whose messages come to the method named as their ``type``."""
+    message_cost: ClassVar[float] = 1.0
+    """Tokens that a text message costs (`ops.limits`)."""
+    bytes_cost: ClassVar[float] = 0.0
+    """The same of a binary message: sound comes in many small ones, whose number says nothing."""
     longest_message: ClassVar[int] = 64 * 1024
     """Bytes, or characters of text, that a client may send at once."""
 
@@ -147,7 +154,11 @@ class SocketConsumer(AsyncWebsocketConsumer):
         text, data = message.get("text"), message.get("bytes")
         if len(data if text is None else text) > self.longest_message:
             await self.end(TooLarge(f"A message may have {self.longest_message} bytes."))
-        elif text is None:
+            return
+        cost = self.bytes_cost if text is None else self.message_cost
+        if cost and settings.RATE_LIMITS:
+            await in_thread(charge_socket)(self.principal, cast(Any, self.scope), cost)
+        if text is None:
             await self.received_bytes(data or b"")
         else:
             await self.received_json(_object(text))
@@ -249,10 +260,7 @@ class _Requirement:
 
 
 def _object(text: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise InvalidRequest("The message is not valid JSON.") from error
+    content = parse_json(text.encode(errors="surrogatepass"))
     if not isinstance(content, dict):
         raise InvalidRequest("The message must be a JSON object.")
     return content

@@ -14,10 +14,12 @@ from django.core.exceptions import DisallowedHost
 from django.core.handlers.asgi import ASGIRequest
 from django.db import DatabaseError, InterfaceError
 
+from ops import proxies
 from ops.authentication import is_own_origin, resolve_principal
 from ops.contracts.principal import Principal, PrincipalKind
-from ops.contracts.problems import Problem, Unavailable
+from ops.contracts.problems import AuthenticationNeeded, Problem, Unavailable
 from ops.identifiers import uuid7
+from ops.limits import policy
 from ops.middleware import SANE_CORRELATION_ID
 from ops.requests import Request
 from ops.sockets.refusal import Application, Receive, Scope, Send, deny, refuse
@@ -29,7 +31,8 @@ logger = logging.getLogger(__name__)
 class PrincipalOfSocket:
     """Wraps the socket routes: gives ``scope`` a ``principal``, ``request_id``, ``correlation_id`` and ``resolve``.
 
-    ``resolve()`` (blocking) looks the principal up again, for sockets that stay open. A page of another site is
+    ``resolve()`` (blocking) looks the principal up again, for sockets that stay open. A handshake costs what a request
+    costs, as each message does (`ops.limits`). A page of another site is
     refused before the handshake, like every change that it asks for over HTTP: a browser sends cookies with any
     handshake, and keeps no page from opening one.
     """
@@ -39,6 +42,7 @@ class PrincipalOfSocket:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = handshake_request(scope)
+        scope["address"] = str(request.META.get("REMOTE_ADDR") or "")
         scope["request_id"] = request.request_id
         scope["correlation_id"] = request.correlation_id
         scope["resolve"] = lambda: resolve_anew(scope)
@@ -46,7 +50,8 @@ class PrincipalOfSocket:
             request_id=request.request_id, correlation_id=request.correlation_id
         ):
             try:
-                principal = await in_thread(resolve_anew)(scope)
+                proxies.ensure_client_certificate(request.META)
+                principal = await in_thread(_paying_principal)(scope)
                 if not may_come_from(request, principal):
                     await deny(receive, send)
                     return
@@ -59,10 +64,28 @@ class PrincipalOfSocket:
                 await self.application(scope, receive, send)
 
 
+def _paying_principal(scope: Scope) -> Principal:
+    """Who opens a socket, once the handshake is paid for: by the address alone where the key is bad. Blocks."""
+    try:
+        principal = resolve_anew(scope)
+    except AuthenticationNeeded:
+        charge_socket(None, scope, policy.BAD_KEY_COST)
+        raise
+    charge_socket(principal, scope, policy.DEFAULT_COST)
+    return principal
+
+
+def charge_socket(principal: Principal | None, scope: Scope, cost: float) -> None:
+    """Draw on the caller's buckets. Blocks. Raises `TooManyRequests`."""
+    if cost and policy.is_limited(scope["path"]):
+        policy.charge(principal, scope["address"], cost, "websocket")
+
+
 def handshake_request(scope: Scope) -> Request:
     """The handshake as the request that it is. An id is made for it, as the middleware does for others."""
     scheme = {"wss": "https", "https": "https"}.get(scope.get("scheme", "ws"), "http")
     request = cast(Request, ASGIRequest({**scope, "type": "http", "method": "GET", "scheme": scheme}, BytesIO()))
+    proxies.believe(request.META)
     request.request_id = scope.get("request_id") or str(uuid7())
     offered = request.headers.get("X-Correlation-ID", "")
     request.correlation_id = offered if SANE_CORRELATION_ID.fullmatch(offered) else request.request_id

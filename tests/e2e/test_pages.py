@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, expect
 from pytest_django.fixtures import Settings
 
 from rag.evaluation.measures import MEASURES
@@ -19,19 +19,6 @@ TEA = "# Tea\n\n## Brewing\n\nGreen tea is brewed with water of seventy degrees,
 COFFEE = "# Coffee\n\nAn espresso is brewed under nine bars of pressure within half a minute.\n"
 ATTACK = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>"
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
-
-STRICT_POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self'",
-        "font-src 'self'",
-        "connect-src 'self'",
-        "form-action 'self'",
-        "base-uri 'none'",
-    )
-)
 
 DROP = """
 ([name, text]) => {
@@ -314,12 +301,6 @@ class TestSafety:
     ) -> None:
         backstage.add({"tea.md": TEA, f"{ATTACK.replace('/', '')}.txt": ATTACK}, title=ATTACK, metadata={"a": ATTACK})
         visitor = open_browser()
-
-        def enforce(route: Route) -> None:
-            response = route.fetch()
-            route.fulfill(response=response, headers={**response.headers, "content-security-policy": STRICT_POLICY})
-
-        visitor.page.route("**/*", enforce)
         page = visitor.open("/search/?q=script+alert&explain=1")
         ask(page, "tea script")
         expect(page.get_by_role("article")).to_have_count(2)

@@ -1,19 +1,25 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from datetime import timedelta
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ops import keys
 from ops.contracts.principal import SYSTEM, PrincipalKind, Scope
-from ops.contracts.problems import InvalidRequest, NotFound
+from ops.contracts.problems import Conflict, InvalidRequest, NotFound
 from ops.models import ApiKey, AuditEvent
 
 pytestmark = pytest.mark.django_db
@@ -144,7 +150,119 @@ class TestRevoke:
             keys.revoke_key("nobody", actor=SYSTEM)
 
 
+class TestRotate:
+    def test_the_new_key_has_the_rights_of_the_old_and_both_work_for_a_while(self) -> None:
+        ends = timezone.now() + timedelta(days=30)
+        old = made(name="crawler", scopes=["ingest"], groups=["a"], collections=["docs"], expires_at=ends)
+        new = keys.rotate_key(old.record.prefix, actor=SYSTEM, overlap=timedelta(hours=2))
+        first, second = keys.verify(old.text), keys.verify(new.text)
+        assert first is not None
+        assert second is not None
+        assert (first.scopes, first.groups, first.collections) == (second.scopes, second.groups, second.collections)
+        assert (new.record.name, new.record.expires_at) == ("crawler", ends)
+        old.record.refresh_from_db()
+        assert old.record.expires_at is not None
+        assert old.record.expires_at < timezone.now() + timedelta(hours=3)
+        ApiKey.objects.filter(pk=old.record.pk).update(expires_at=timezone.now())
+        keys.forget_verifications()
+        assert keys.verify(old.text) is None
+        assert keys.verify(new.text)
+
+    def test_the_old_key_never_lasts_longer_than_it_would_have(self) -> None:
+        soon = timezone.now() + timedelta(minutes=5)
+        old = made(expires_at=soon)
+        keys.rotate_key(old.record.prefix, actor=SYSTEM)
+        old.record.refresh_from_db()
+        assert old.record.expires_at == soon
+
+    def test_without_an_overlap_the_old_key_ends_at_once(self) -> None:
+        old = made()
+        assert keys.verify(old.text)
+        keys.rotate_key(old.record.prefix, actor=SYSTEM, overlap=timedelta(0))
+        assert keys.verify(old.text) is None
+
+    def test_it_leaves_one_trace_that_names_both(self) -> None:
+        old = made()
+        new = keys.rotate_key(old.record.prefix, actor=SYSTEM)
+        event = AuditEvent.objects.get(action="api_key.rotate")
+        assert (event.target, event.details["replaces"]) == (new.record.prefix, old.record.prefix)
+        assert new.text.split("_")[2] not in json.dumps(event.details)
+
+    def test_it_refuses_keys_that_have_ended_and_overlaps_without_sense(self) -> None:
+        old = made()
+        with pytest.raises(InvalidRequest):
+            keys.rotate_key(old.record.prefix, actor=SYSTEM, overlap=timedelta(days=91))
+        with pytest.raises(InvalidRequest):
+            keys.rotate_key(old.record.prefix, actor=SYSTEM, overlap=timedelta(hours=-1))
+        keys.revoke_key(old.record.prefix, actor=SYSTEM)
+        with pytest.raises(Conflict):
+            keys.rotate_key(old.record.prefix, actor=SYSTEM)
+        with pytest.raises(NotFound):
+            keys.rotate_key("nobody", actor=SYSTEM)
+
+
+WATCH = """
+import sys, time
+import django
+django.setup()
+from ops import keys
+key = sys.stdin.readline().strip()
+last = None
+while True:
+    asked = time.monotonic()
+    if keys.verify(key) is None:
+        break
+    if last is None:
+        print("open", flush=True)
+    last = asked
+print(last, flush=True)
+"""
+
+
+@pytest.mark.django_db(transaction=True)
+def test_another_process_forgets_a_revoked_key_within_a_second() -> None:
+    """It asks all the time, and says when it was last let in. Both processes read the machine's one monotonic clock.
+
+    However slow the machine, an answer is reused for a second at most, counted from before it was looked up.
+    """
+    key = made()
+    watcher = subprocess.Popen(
+        [sys.executable, "-c", WATCH],
+        cwd=Path(__file__).resolve().parents[2],
+        env=os.environ
+        | {
+            "DJANGO_SETTINGS_MODULE": "tests.worker_settings",
+            "ZENGLOW_TEST_DATABASE": connection.settings_dict["NAME"],
+        },
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with watcher:
+        assert watcher.stdin is not None
+        assert watcher.stdout is not None
+        try:
+            watcher.stdin.write(key.text + "\n")
+            watcher.stdin.flush()
+            assert watcher.stdout.readline() == "open\n"
+            keys.revoke_key(key.record.prefix, actor=SYSTEM)
+            revoked = time.monotonic()
+            last = float(watcher.stdout.readline())
+        finally:
+            watcher.kill()
+    assert last <= revoked + keys.VERIFICATION_TTL_S
+
+
 class TestCommand:
+    def test_it_rotates_a_key(self) -> None:
+        old, out, err = made(), StringIO(), StringIO()
+        call_command("apikey", "rotate", old.record.prefix, "--overlap-hours=1.5", stdout=out, stderr=err)
+        assert keys.verify(out.getvalue().strip())
+        assert "ends in 1.5 hours" in err.getvalue()
+        out = StringIO()
+        call_command("apikey", "list", stdout=out)
+        assert ", ends " in next(line for line in out.getvalue().splitlines() if old.record.prefix in line)
+
     def test_it_makes_a_key_that_works_and_lists_and_revokes_it(self) -> None:
         out, err = StringIO(), StringIO()
         call_command(
@@ -182,6 +300,9 @@ class TestCommand:
             ("create", "x", "--scope=query", "--expires-in-days=0"),
             ("create", " ", "--scope=query"),
             ("revoke", "nobody"),
+            ("rotate", "nobody"),
+            ("rotate", "nobody", "--overlap-hours=-1"),
+            ("rotate", "nobody", "--overlap-hours=nan"),
         ],
     )
     def test_it_ends_with_2_and_one_line(self, arguments: tuple[str, ...]) -> None:

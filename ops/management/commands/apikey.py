@@ -1,4 +1,4 @@
-"""``manage.py apikey create|list|revoke``."""
+"""``manage.py apikey create|list|rotate|revoke``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ops.contracts.problems import Problem
 
 
 class Command(BaseCommand):
-    help = "Make, list or revoke API keys."
+    help = "Make, list, rotate or revoke API keys."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        actions = parser.add_subparsers(dest="action", required=True, metavar="create|list|revoke")
+        actions = parser.add_subparsers(dest="action", required=True, metavar="create|list|rotate|revoke")
         create = actions.add_parser("create", help="Make a key. It is shown once.")
         create.add_argument("name", help="What the key is for.")
         create.add_argument(
@@ -34,6 +34,15 @@ class Command(BaseCommand):
         create.add_argument("--quiet", action="store_true", help="Print the key alone, for scripts.")
         show = actions.add_parser("list", help="List the keys, without their secrets.")
         show.add_argument("--json", action="store_true", help="As JSON.")
+        rotate = actions.add_parser("rotate", help="Make a key in place of another, which ends a while later.")
+        rotate.add_argument("prefix", help="The old key's part between the two underscores.")
+        rotate.add_argument(
+            "--overlap-hours",
+            type=float,
+            default=keys.ROTATION_OVERLAP / timedelta(hours=1),
+            help="Hours for which the old key still works. Default: %(default)g.",
+        )
+        rotate.add_argument("--quiet", action="store_true", help="Print the key alone, for scripts.")
         revoke = actions.add_parser("revoke", help="End a key, for good.")
         revoke.add_argument("prefix", help="The part between the two underscores.")
 
@@ -81,7 +90,23 @@ class Command(BaseCommand):
             self.stdout.write("There are no keys.")
         for row in rows:
             used = f"last used {row['last_used_at']}" if row["last_used_at"] else "never used"
-            self.stdout.write(f"{row['prefix']}  {row['state']:<8} {','.join(row['scopes'])}  {row['name']}  ({used})")
+            ends = f", ends {row['expires_at']}" if row["expires_at"] and row["state"] == "active" else ""
+            self.stdout.write(
+                f"{row['prefix']}  {row['state']:<8} {','.join(row['scopes'])}  {row['name']}  ({used}{ends})"
+            )
+
+    def _rotate(self, **options: Any) -> None:
+        hours = options["overlap_hours"]
+        if not 0 <= hours <= keys.LONGEST_ROTATION_OVERLAP / timedelta(hours=1):  # of what is no number neither
+            raise CommandError(
+                f"--overlap-hours must be from 0 to {24 * keys.LONGEST_ROTATION_OVERLAP.days}.", returncode=2
+            )
+        made = keys.rotate_key(options["prefix"], actor=SYSTEM, overlap=timedelta(hours=hours))
+        self.stdout.write(made.text)
+        if not options["quiet"]:
+            self.stderr.write(
+                f"This is the only time the key is shown. The old one, {options['prefix']}, ends in {hours:g} hours."
+            )
 
     def _revoke(self, **options: Any) -> None:
         record = keys.revoke_key(options["prefix"], actor=SYSTEM)

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from ops.terminal import printable
 from rag.ingest import service
 from rag.ingest.folders import FolderOffers
 from rag.ingest.types import IngestError
@@ -52,7 +53,7 @@ class Command(IndexingCommand):
             found = service.diff(collection, offers, roots=roots, unread=offers.unread)
         for state, document_id, _ in found.changes:
             if state != ItemState.FAILED:
-                self.stdout.write(f"{state.value:9} {document_id}")
+                self.stdout.write(f"{state.value:9} {printable(document_id)}")
         failures = [(document_id, reason) for state, document_id, reason in found.changes if state == ItemState.FAILED]
         show_failures(self.console, failures, len(failures))
         states = [state for state in ItemState if state != ItemState.PENDING]

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ops.contracts.principal import SYSTEM
 from ops.contracts.problems import Problem
-from ops.terminal import console
+from ops.terminal import console, printable
 from rag.pipeline.search import SearchRequest, search
 
 EXCERPT_CHARACTERS = 160
@@ -61,11 +61,11 @@ def _table(answer: dict[str, Any]) -> Table:
         table.add_column(heading, justify="right")
     table.add_column("passage", overflow="fold")
     for place, result in enumerate(answer["results"], start=1):
-        passage = Text(result["title"] or result["document_id"], style="bold")
+        passage = Text(printable(result["title"] or result["document_id"]), style="bold")
         where = [result["source"], *result["heading_path"]]
         where += [f"page {result['page']}"] if result["page"] else []
-        passage.append("\n" + " › ".join(filter(None, where)), style="dim")
-        passage.append("\n" + " ".join(result["text"].split())[:EXCERPT_CHARACTERS], style="not bold")
+        passage.append("\n" + printable(" › ".join(filter(None, where))), style="dim")
+        passage.append("\n" + printable(" ".join(result["text"].split())[:EXCERPT_CHARACTERS]), style="not bold")
         table.add_row(
             str(place),
             f"{result['fused_score']:.3f}",

@@ -33,6 +33,7 @@ class Command(BaseCommand):
             worker_processes=environment()["ZENGLOW_WORKER_PROCESSES"],
             keys_enabled=settings.ENABLE_API_KEYS,
             stack=EmbeddedStack(data_dir) if settings.ZENGLOW_EMBEDDED else None,
+            has_tls=environment()["ZENGLOW_TLS_CERTIFICATE"] is not None,
             command_log=log_file,
             say=self._say,
         )
