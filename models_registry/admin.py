@@ -234,3 +234,7 @@ def _live_in(thing: ModelVersion | FusionWeights) -> str:
 
 def _as_code(facts: dict[str, Any]) -> SafeString:
     return format_html("<pre>{}</pre>", json.dumps(facts, indent=2, ensure_ascii=False, sort_keys=True))
+
+
+# At the end, because it builds on the classes above: Django looks for this module alone.
+from models_registry import rollouts_admin  # noqa: E402, F401

@@ -37,4 +37,12 @@ declare(
         minimum=1024,
         maximum=1024 * 1024 * 1024 * 1024,
     ),
+    Variable(
+        "REGISTRY_STATISTICS_RETENTION_DAYS",
+        Kind.INTEGER,
+        "Days of model statistics, by the quarter of an hour, that are kept.",
+        default=90,
+        minimum=1,
+        maximum=3650,
+    ),
 )

@@ -17,6 +17,7 @@ from models_registry.models import (
     ModelKind,
     ModelVersion,
     Role,
+    Rollout,
     Slot,
 )
 from models_registry.notices import announce_on_commit
@@ -32,6 +33,8 @@ ACTIVATE = declare_action("deployment.activate", "A version became live.")
 DEACTIVATE = declare_action("deployment.deactivate", "A collection's own choice ended; the global one is live there.")
 ROLLBACK = declare_action("deployment.rollback", "What was live before became live again.")
 
+STEP = declare_action("deployment.step", "A rollout's candidate got a share of the traffic, or lost it.")
+
 SLOT_OF_KIND = {ModelKind.LTR: Slot.LTR, ModelKind.EMBEDDER: Slot.EMBEDDER}
 
 Precondition = Callable[[Deployment | None], None]
@@ -40,12 +43,22 @@ Precondition = Callable[[Deployment | None], None]
 Guard = Callable[[ModelVersion, str], None]
 """Called with a version and the scope that it is to be live in, under the scope's lock; raises `Unprocessable`."""
 
+StableHook = Callable[[Slot, str, Principal], None]
+"""Called with a slot and a scope whose stable version has just changed, in that change's transaction and lock."""
+
 _guards: dict[Slot, Guard] = {}
+_stable_hooks: list[StableHook] = []
 
 
 def register_guard(slot: Slot, guard: Guard) -> None:
     """Say what a version needs before it is activated in a slot. Called by the app that uses what is in it."""
     _guards[slot] = guard
+
+
+def register_stable_hook(hook: StableHook) -> None:
+    """Ask to be called at each change of a stable version, once."""
+    if hook not in _stable_hooks:
+        _stable_hooks.append(hook)
 
 
 def change_lock(slot: Slot, scope: str) -> str:
@@ -123,7 +136,7 @@ def rollback(
         current = _lock_current(slot, scope)
         if precondition is not None:
             precondition(effective(slot, scope))
-        ended = history(slot, scope).filter(ended_at__isnull=False).order_by("-ended_at", "-id")
+        ended = history(slot, scope).filter(ended_at__isnull=False, role=Role.STABLE).order_by("-ended_at", "-id")
         if current is None:
             previous = ended.first()
         else:
@@ -137,6 +150,50 @@ def rollback(
             raise Conflict(f"There is no earlier {slot.label} to go back to in '{scope}'.")
         _end(current, by=by, reason=reason, action=ROLLBACK)
         return None
+
+
+def require_deployable(slot: Slot, thing: Deployable, scope: str) -> None:
+    """Raise as `activate` would for a thing that can't be used in the slot, or that its guard refuses."""
+    _check_kind(slot, thing)
+    _check_files(thing)
+    if isinstance(thing, ModelVersion) and slot in _guards:
+        _guards[slot](thing, scope)
+
+
+def set_share(rollout: Rollout, role: Role, percent: float | None, *, by: Principal, reason: str) -> Deployment | None:
+    """Give a rollout's candidate this share beside the stable version; ``None`` takes it away. Returns the new row.
+
+    Needs a transaction that holds `change_lock`. Only `models_registry.rollouts` calls it.
+    """
+    current = live().filter(slot=rollout.slot, scope=rollout.scope, role=role).first()
+    moment = _clock(current)
+    if current is not None:
+        current.ended_at = moment
+        current.save(update_fields=["ended_at"])
+    row = None
+    if percent is not None:
+        row = Deployment.objects.create(
+            scope=rollout.scope,
+            slot=rollout.slot,
+            role=role,
+            model_version=rollout.model_version,
+            weights=rollout.weights,
+            rollout=rollout,
+            percent=percent,
+            started_at=moment,
+            by=by.name,
+            reason=reason,
+        )
+    details = {
+        "rollout": rollout.pk,
+        "candidate": str(rollout.candidate),
+        "reason": reason,
+        "before": current.percent if current else None,
+        "after": percent,
+    }
+    audit.record(by, STEP, f"{rollout.scope}/{rollout.slot}/{role}", details)
+    announce_on_commit()
+    return row
 
 
 def live() -> QuerySet[Deployment]:
@@ -166,7 +223,7 @@ def effective(slot: Slot, scope: str) -> Deployment | None:
 
 
 def _joined() -> QuerySet[Deployment]:
-    return Deployment.objects.select_related("model_version__model", "weights")
+    return Deployment.objects.select_related("model_version__model", "weights", "rollout")
 
 
 def _thing(deployment: Deployment) -> Deployable:
@@ -223,6 +280,8 @@ def _replace(
         reason=reason,
     )
     _note(action, slot, scope, by=by, reason=reason, before=current, after=row)
+    for hook in _stable_hooks:
+        hook(slot, scope, by)
     return row
 
 
@@ -230,6 +289,8 @@ def _end(current: Deployment, *, by: Principal, reason: str, action: AuditAction
     current.ended_at = _clock(current)
     current.save(update_fields=["ended_at"])
     _note(action, Slot(current.slot), current.scope, by=by, reason=reason, before=current, after=None)
+    for hook in _stable_hooks:
+        hook(Slot(current.slot), current.scope, by)
     return current
 
 

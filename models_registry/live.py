@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import Error as DatabaseFault
 
 from models_registry import deployments
-from models_registry.models import GLOBAL_SCOPE, Deployment, FusionWeights, ModelVersion, Role, Slot
+from models_registry.models import GLOBAL_SCOPE, Deployment, FusionWeights, ModelVersion, Role, Rollout, Slot
 from models_registry.notices import Listener
 from ops.contracts.problems import Unavailable
 
@@ -62,11 +62,25 @@ Live = LiveModel | LiveWeights
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """What a rollout gives a share of the traffic, beside the stable version. See `models_registry.routing`."""
+
+    live: Live
+    rollout_id: int
+    role: str
+    percent: float
+    key: str
+    key_name: str
+    salt: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Loaded:
     """One reading of the table. ``ids`` of the live rows identify it: rows never change, they only end."""
 
     ids: tuple[int, ...]
     by_place: Mapping[tuple[Slot, str], Live]
+    candidates: Mapping[tuple[Slot, str], tuple[Candidate, ...]]
 
 
 class LiveView:
@@ -96,6 +110,18 @@ class LiveView:
         if not isinstance(found, LiveWeights):
             raise Unavailable("No fusion weights are live. `manage.py seed` provides the first.")
         return found
+
+    def candidates(self, slot: Slot, collection: str) -> tuple[Candidate, ...]:
+        """What rollouts give a share of a collection's queries: its own, and where it has no choice of its own the
+        global ones.
+        """
+        loaded = self._current()
+        if not loaded.candidates:
+            return ()
+        own = loaded.candidates.get((slot, collection), ())
+        if own or (slot, collection) in loaded.by_place:
+            return own
+        return loaded.candidates.get((slot, GLOBAL_SCOPE), ())
 
     def all(self) -> tuple[Live, ...]:
         """Everything that is live, in every scope, sorted by slot and scope."""
@@ -161,11 +187,29 @@ class LiveView:
 
 def _load() -> _Loaded:
     rows = deployments.live().order_by("id")
+    candidates: dict[tuple[Slot, str], tuple[Candidate, ...]] = {}
+    for row in rows:
+        if row.rollout is not None:
+            place = Slot(row.slot), row.scope
+            candidates[place] = (*candidates.get(place, ()), _candidate(row, row.rollout))
     return _Loaded(
         ids=tuple(row.id for row in rows),
         by_place=MappingProxyType(
             {(Slot(row.slot), row.scope): _frozen(row) for row in rows if row.role == Role.STABLE}
         ),
+        candidates=MappingProxyType(candidates),
+    )
+
+
+def _candidate(row: Deployment, rollout: Rollout) -> Candidate:
+    return Candidate(
+        live=_frozen(row),
+        rollout_id=rollout.pk,
+        role=row.role,
+        percent=row.percent or 0.0,
+        key=rollout.key,
+        key_name=rollout.key_name,
+        salt=rollout.salt,
     )
 
 

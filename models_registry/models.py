@@ -131,6 +131,10 @@ class Deployment(models.Model):
     weights = models.ForeignKey(
         FusionWeights, null=True, blank=True, on_delete=models.PROTECT, related_name="deployments"
     )
+    rollout = models.ForeignKey(
+        "Rollout", null=True, blank=True, on_delete=models.PROTECT, related_name="deployments", editable=False
+    )
+    percent = models.FloatField(null=True, blank=True, help_text="Share of the traffic; empty for a stable version.")
     started_at = models.DateTimeField()
     ended_at = models.DateTimeField(null=True, blank=True)
     by = models.CharField(max_length=200)
@@ -139,6 +143,11 @@ class Deployment(models.Model):
     class Meta:
         ordering = ("-started_at", "-id")
         constraints = (
+            models.CheckConstraint(
+                name="registry_only_rollouts_have_a_share",
+                condition=(Q(role=Role.STABLE) & Q(rollout__isnull=True) & Q(percent__isnull=True))
+                | (~Q(role=Role.STABLE) & Q(rollout__isnull=False) & Q(percent__gt=0) & Q(percent__lte=100)),
+            ),
             models.UniqueConstraint(
                 fields=("scope", "slot", "role"),
                 condition=Q(ended_at__isnull=True),
@@ -157,3 +166,133 @@ class Deployment(models.Model):
 
     def __str__(self) -> str:
         return f"{self.scope}/{self.slot}/{self.role}: {self.model_version or self.weights}"
+
+
+class RolloutMode(models.TextChoices):
+    """``SHADOW`` computes and compares the candidate, and serves the stable version."""
+
+    CANARY = "canary", "canary"
+    SHADOW = "shadow", "shadow"
+
+
+class RolloutState(models.TextChoices):
+    RUNNING = "running", "running"
+    PAUSED = "paused", "paused"
+    PROMOTED = "promoted", "promoted"
+    ABORTED = "aborted", "aborted"
+    ROLLED_BACK = "rolled_back", "rolled back"
+
+
+OPEN_ROLLOUTS = (RolloutState.RUNNING, RolloutState.PAUSED)
+
+
+class RolloutKey(models.TextChoices):
+    """What decides, by its hash, which variant a query gets: the same key always gets the same one."""
+
+    REQUEST = "request", "request"
+    USER = "user", "user"
+    API_KEY = "api_key", "API key"
+    HEADER = "header", "header"
+    COOKIE = "cookie", "cookie"
+
+
+class Rollout(models.Model):
+    """A candidate that gets a share of the traffic, or is computed in its shadow, until it is promoted or given up.
+
+    Each share is a `Deployment` of role canary or shadow, which is what queries follow; this row is the plan.
+    ``baseline`` is the stable deployment that the candidate is compared with.
+    """
+
+    scope = models.CharField(max_length=64, default=GLOBAL_SCOPE)
+    slot = models.CharField(max_length=16, choices=Slot.choices)
+    mode = models.CharField(max_length=16, choices=RolloutMode.choices, default=RolloutMode.CANARY)
+    state = models.CharField(max_length=16, choices=RolloutState.choices, default=RolloutState.RUNNING)
+    model_version = models.ForeignKey(
+        ModelVersion, null=True, blank=True, on_delete=models.PROTECT, related_name="rollouts"
+    )
+    weights = models.ForeignKey(FusionWeights, null=True, blank=True, on_delete=models.PROTECT, related_name="rollouts")
+    baseline = models.ForeignKey(Deployment, on_delete=models.PROTECT, related_name="+")
+    key = models.CharField(max_length=16, choices=RolloutKey.choices, default=RolloutKey.REQUEST)
+    key_name = models.CharField(max_length=100, blank=True, help_text="Of the header or cookie.")
+    salt = models.CharField(max_length=32, help_text="Keeps the shares of different rollouts independent.")
+    steps = models.JSONField(help_text="Shares in per cent, rising.")
+    step = models.PositiveSmallIntegerField(default=0, help_text="Index of the share that it has now.")
+    automatic = models.BooleanField(default=False, help_text="Takes its steps, and is promoted, by itself.")
+    step_minutes = models.FloatField(default=60, help_text="Least time of an automatic step.")
+    guardrails = models.JSONField(help_text="{name: limit}")
+    min_samples = models.PositiveIntegerField()
+    alpha = models.FloatField(
+        help_text="Largest probability that a candidate as good as the stable one is rolled back."
+    )
+    by = models.CharField(max_length=200)
+    reason = models.TextField(blank=True)
+    started_at = models.DateTimeField()
+    stepped_at = models.DateTimeField(help_text="When it got the share that it has.")
+    ended_at = models.DateTimeField(null=True, blank=True)
+    outcome = models.TextField(blank=True, help_text="Why it ended, or pauses.")
+    readings = models.JSONField(default=list, help_text="What the guardrails read when it ended.")
+
+    class Meta:
+        ordering = ("-started_at", "-id")
+        constraints = (
+            models.UniqueConstraint(
+                fields=("scope", "slot"),
+                condition=Q(state__in=("running", "paused")),
+                name="registry_one_open_rollout",
+            ),
+            models.CheckConstraint(
+                name="registry_rollout_names_one_thing",
+                condition=Q(weights__isnull=False) ^ Q(model_version__isnull=False),
+            ),
+            models.CheckConstraint(
+                name="registry_rollout_is_open_or_ended",
+                condition=(Q(state__in=("running", "paused")) & Q(ended_at__isnull=True))
+                | (~Q(state__in=("running", "paused")) & Q(ended_at__isnull=False)),
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"rollout {self.pk}: {self.candidate} in {self.scope}/{self.slot}"
+
+    @property
+    def candidate(self) -> ModelVersion | FusionWeights:
+        thing = self.model_version or self.weights
+        if thing is None:
+            raise AssertionError("a constraint of the table says that a rollout names one thing")
+        return thing
+
+    @property
+    def is_open(self) -> bool:
+        return self.state in OPEN_ROLLOUTS
+
+    @property
+    def percent(self) -> float:
+        """The share of the current step."""
+        return float(self.steps[self.step])
+
+
+class ModelStat(models.Model):
+    """What a model version did in a quarter of an hour, rolled up from Redis. Rows add up, their buckets included."""
+
+    kind = models.CharField(max_length=16)
+    model = models.CharField(max_length=160, help_text="name@number")
+    started_at = models.DateTimeField()
+    seconds = models.PositiveIntegerField()
+    calls = models.PositiveBigIntegerField()
+    errors = models.PositiveBigIntegerField()
+    items = models.PositiveBigIntegerField()
+    tokens = models.PositiveBigIntegerField()
+    batches = models.PositiveBigIntegerField(help_text="Calls that told their batch size.")
+    batched = models.PositiveBigIntegerField(help_text="The sum of these sizes.")
+    buckets = models.JSONField(help_text="Durations: {bucket: count}, as models_registry.sketch counts them.")
+
+    class Meta:
+        ordering = ("-started_at", "kind", "model")
+        verbose_name = "model statistics"
+        verbose_name_plural = "model statistics"
+        constraints = (
+            models.UniqueConstraint(fields=("started_at", "kind", "model"), name="registry_one_stat_per_slot"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.started_at:%Y-%m-%d %H:%M}"

@@ -543,6 +543,51 @@ class Impression(models.Model):
         return f"{self.query_log_id} #{self.position}"
 
 
+class FeedbackKind(models.TextChoices):
+    JUDGEMENT = "judgement", "judgement"
+    CLICK = "click", "click"
+    VOTE = "vote", "vote"
+
+
+class Feedback(models.Model):
+    """What somebody made of a passage that they were shown. The same again changes it, and counts once.
+
+    It repeats what it is about, so that it outlives the query log. ``weight`` is the inverse of the propensity of the
+    position: how many looks at the first place one look at this one stands for.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    kind = models.CharField(max_length=16, choices=FeedbackKind.choices)
+    value = models.SmallIntegerField(help_text="A grade from 0 to 3; a vote of 1 or -1; 1 for a click.")
+    request_id = models.UUIDField()
+    collection = models.CharField(max_length=64)
+    query = models.TextField(blank=True, help_text="As the query log keeps it.")
+    query_hmac = models.CharField(max_length=64)
+    chunk_id = models.BigIntegerField()
+    document_id = models.CharField(max_length=512)
+    content_hash = models.CharField(max_length=64)
+    start = models.PositiveIntegerField()
+    end = models.PositiveIntegerField()
+    position = models.PositiveIntegerField(help_text="Where it was shown, 0 first.")
+    weight = models.FloatField()
+    variant = models.CharField(max_length=16)
+    by = models.CharField(max_length=200)
+    user = models.ForeignKey(User, null=True, blank=True, on_delete=models.CASCADE)
+    created_at = models.DateTimeField(auto_now_add=True)
+    changed_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ("-id",)
+        verbose_name_plural = "feedback"
+        constraints = (
+            models.UniqueConstraint(fields=("request_id", "chunk_id", "kind", "by"), name="rag_one_feedback_of_a_kind"),
+        )
+        indexes = (models.Index(fields=("collection", "query_hmac"), name="rag_feedback_of_query"),)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.value:+d} on {self.document_id}"
+
+
 class JudgedQuery(models.Model):
     """A query of a test collection, with its judgements."""
 

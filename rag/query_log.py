@@ -25,7 +25,7 @@ from ops.instrumentation.performance import PerformanceRow, record_query
 from ops.scrub import scrub
 from rag.models import Impression, QueryLog
 from rag.pipeline.query import SearchRequest
-from rag.pipeline.snapshot import PipelineSnapshot
+from rag.pipeline.snapshot import Resolved
 
 BUFFER_SEARCHES = 2_000
 """A search with 10 impressions takes about 4 kB here."""
@@ -39,10 +39,11 @@ def query_hmac(query: str) -> str:
 
 
 def record_search(
-    answer: dict[str, Any], impressions: list[dict[str, Any]], snapshot: PipelineSnapshot, principal: Principal
+    answer: dict[str, Any], impressions: list[dict[str, Any]], resolved: Resolved, principal: Principal
 ) -> None:
     """Note a search in the performance store and, unless it is off, in the query log. Never waits for the database."""
     now = timezone.now()
+    snapshot = resolved.snapshot
     digest = query_hmac(answer["query"])
     results = answer["results"]
     record_query(
@@ -73,9 +74,9 @@ def record_search(
         collection=snapshot.collection,
         query=scrub(answer["query"]) if settings.RAG_QUERY_LOG == "scrubbed" else answer["query"],
         query_hmac=digest,
-        asked_by=_asked_by(principal),
+        asked_by=asked_by(principal),
         user_id=principal.user_id,
-        snapshot=snapshot.as_dict(),
+        snapshot=snapshot.as_dict() | {"variant": resolved.variant, "arms": [arm.as_json() for arm in resolved.arms]},
         result_count=len(results),
         degraded=answer["degraded"],
     )
@@ -83,7 +84,12 @@ def record_search(
 
 
 def record_failure(
-    request: SearchRequest, request_id: str, timings_ms: Mapping[str, float], principal: Principal, status: int
+    request: SearchRequest,
+    request_id: str,
+    timings_ms: Mapping[str, float],
+    principal: Principal,
+    status: int,
+    variant: str,
 ) -> None:
     """Note in the performance store a search that ended in an error; nothing when the error is the caller's.
 
@@ -97,7 +103,7 @@ def record_failure(
             request_id=request_id,
             query_hmac=query_hmac(request.query),
             collection=request.collection or "",
-            variant="stable",
+            variant=variant,
             mode=settings.RAG_RETRIEVAL_MODE,
             cache="none",
             status=status,
@@ -119,11 +125,17 @@ def purge(now: datetime) -> int:
         purged += len(old)
 
 
+def flush() -> None:
+    """Write what this process has not written yet, on this thread's connection."""
+    _writer().flush()
+
+
 def _key_prefix(principal: Principal) -> str | None:
     return principal.name if principal.kind is PrincipalKind.API_KEY else None
 
 
-def _asked_by(principal: Principal) -> str:
+def asked_by(principal: Principal) -> str:
+    """By whom a row says that it was asked."""
     return {PrincipalKind.USER: f"user:{principal.user_id}", PrincipalKind.API_KEY: f"key:{principal.name}"}.get(
         principal.kind, principal.name
     )

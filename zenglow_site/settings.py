@@ -183,6 +183,7 @@ CELERY_BEAT_SCHEDULE = {
         "ops.maintain_performance_store": 3600.0,
         "ops.roll_up_performance": 60.0,
         "ops.purge": 24 * 3600.0,
+        "registry.roll_up_statistics": 300.0,
         **({"rag.deliver_to_milvus": 1.0} if ENVIRONMENT["RAG_RETRIEVAL_MODE"] == "milvus" else {}),
     }.items()
 }
@@ -252,6 +253,9 @@ SPECTACULAR_SETTINGS = {
         "RunStateEnum": "rag.models.RunState",
         "ItemStateEnum": "rag.models.ItemState",
         "EvaluationStateEnum": "rag.models.EvaluationState",
+        "RolloutStateEnum": "models_registry.models.RolloutState",
+        "ModelKindEnum": "models_registry.models.ModelKind",
+        "FeedbackKindEnum": "rag.models.FeedbackKind",
     },
 }
 

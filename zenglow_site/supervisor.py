@@ -162,6 +162,7 @@ class Supervisor:
                     *["--beat", "--schedule", schedule],
                 ],
             ),
+            Service("guardian", [sys.executable, str(BASE_DIR / "manage.py"), "rollout", "guard"]),
         ]
         for service in self.services:
             self._start(service)
@@ -289,7 +290,7 @@ class Supervisor:
 
     def _tend_logs(self) -> None:
         lock = self.data_dir / "run" / "logs.lock"
-        for log in (self._log_path("web"), self._log_path("worker"), self.command_log):
+        for log in (*(self._log_path(service.name) for service in self.services), self.command_log):
             folders.rotate_log(log, lock, current_account(), LOG_MAX_BYTES)
         if self.stack is not None:
             self.stack.rotate_logs()

@@ -15,6 +15,7 @@ from models_registry.api.serializers import ModelsHealthSerializer
 from models_registry.live import LiveModel, view
 from models_registry.loading import report_of, reports
 from models_registry.scopes import visible_scopes
+from models_registry.statistics import model_figures
 from ops.contracts.principal import Principal, Scope
 
 
@@ -26,7 +27,9 @@ class ModelsHealthView(APIView):
         """Every live model version with its state in the process that answers; a model loads at its first use."""
         places = _live_places(principal_of(request))
         labels = sorted(places.keys() | {report.label for report in reports()})
-        models = [_entry(label, places.get(label, [])) for label in labels]
+        kinds = {label: live[0].slot.value for label, live in places.items()}
+        figures = model_figures((kind, label) for label, kind in kinds.items()) or {}
+        models = [_entry(label, places.get(label, [])) | {"statistics": figures.get(label)} for label in labels]
         return Response(ModelsHealthSerializer({"process_id": os.getpid(), "models": models}).data)
 
 

@@ -167,6 +167,21 @@ class ModelDetailSerializer(ModelSerializer):
     versions = VersionPageSerializer(help_text="Newest first.")
 
 
+class FiguresSerializer(serializers.Serializer[Any]):
+    """What a version did in a window, over all processes and hosts. Durations are those of calls that went well."""
+
+    window_s = serializers.FloatField(help_text="What the window covers: it begins with a slot of time.")
+    calls = serializers.IntegerField()
+    errors = serializers.IntegerField()  # type: ignore[assignment]  # a field, not the form's faults
+    calls_per_s = serializers.FloatField()
+    items_per_s = serializers.FloatField()
+    tokens_per_s = serializers.FloatField()
+    batch_size = serializers.FloatField(allow_null=True, help_text="Mean; null where nobody told it.")
+    p50_ms = serializers.FloatField(allow_null=True)
+    p95_ms = serializers.FloatField(allow_null=True)
+    p99_ms = serializers.FloatField(allow_null=True)
+
+
 class LoadReportSerializer(serializers.Serializer[Any]):
     model = serializers.CharField(help_text="`name@number`.")
     slots = serializers.ListField(child=serializers.CharField(), help_text="Slots it is live in; empty when it is not.")
@@ -175,6 +190,11 @@ class LoadReportSerializer(serializers.Serializer[Any]):
     since = serializers.DateTimeField(allow_null=True)
     load_time_ms = serializers.FloatField(allow_null=True)
     error = serializers.CharField(allow_null=True)
+    statistics = serializers.DictField(
+        child=FiguresSerializer(),
+        allow_null=True,
+        help_text="By window: `1m`, `5m`, `1h`, `24h`; null while Redis is away, and for what is not live.",
+    )
 
 
 class ModelsHealthSerializer(serializers.Serializer[Any]):

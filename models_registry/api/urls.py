@@ -1,10 +1,26 @@
 from django.urls import path
 
 from models_registry.api.registry import DeploymentsView, ModelsView, ModelView
+from models_registry.api.rollouts import (
+    RolloutAbortView,
+    RolloutPauseView,
+    RolloutPromoteView,
+    RolloutResumeView,
+    RolloutStepView,
+    RolloutsView,
+    RolloutView,
+)
 
 urlpatterns = [
     path("models", ModelsView.as_view(), name="registry-models"),
     # A model may be named after its origin, such as BAAI/bge-small-en-v1.5.
     path("models/<path:name>", ModelView.as_view(), name="registry-model"),
     path("deployments", DeploymentsView.as_view(), name="registry-deployments"),
+    path("rollouts", RolloutsView.as_view(), name="registry-rollouts"),
+    path("rollouts/<int:number>", RolloutView.as_view(), name="registry-rollout"),
+    path("rollouts/<int:number>/step", RolloutStepView.as_view(), name="registry-rollout-step"),
+    path("rollouts/<int:number>/pause", RolloutPauseView.as_view(), name="registry-rollout-pause"),
+    path("rollouts/<int:number>/resume", RolloutResumeView.as_view(), name="registry-rollout-resume"),
+    path("rollouts/<int:number>/promote", RolloutPromoteView.as_view(), name="registry-rollout-promote"),
+    path("rollouts/<int:number>/abort", RolloutAbortView.as_view(), name="registry-rollout-abort"),
 ]

@@ -20,7 +20,7 @@ from models_registry.api.serializers import (
     RollbackSerializer,
     WeightsHistoryQuerySerializer,
 )
-from models_registry.models import Deployment, Slot
+from models_registry.models import Deployment, Role, Slot
 from models_registry.scopes import readable_scope
 from ops.api.pagination import Pages
 from ops.contracts.principal import Scope
@@ -101,7 +101,8 @@ class WeightsHistoryView(ListAPIView[Deployment]):
 
     def get_queryset(self) -> QuerySet[Deployment]:
         collection = checked(WeightsHistoryQuerySerializer, self.request).get("collection")
-        return deployments.history(Slot.WEIGHTS, readable_scope(collection, principal_of(self.request)))
+        rows = deployments.history(Slot.WEIGHTS, readable_scope(collection, principal_of(self.request)))
+        return rows.filter(role=Role.STABLE)
 
     @extend_schema(operation_id="list_fusion_weights_history", tags=TAGS, parameters=[CollectionQuerySerializer])
     def get(self, request: Request, *args: object, **kwargs: object) -> Response:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from ops.contracts.principal import Scope
+from ops.requests import ApiRequest
 from rag.api.search_serializers import SearchRequestSerializer, SearchResponseSerializer
 from rag.pipeline.search import search
 
@@ -27,6 +30,13 @@ class Query2View(APIView):
         """Search a collection."""
         serializer = SearchRequestSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
+        asked = cast(ApiRequest, request)
         return Response(
-            search(serializer.to_request(), request.principal, request_id=request.request_id)  # type: ignore[attr-defined]
+            search(
+                serializer.to_request(),
+                asked.principal,
+                request_id=asked.request_id,
+                headers=asked.headers,
+                cookies=asked.COOKIES,
+            )
         )

@@ -70,6 +70,8 @@ def _answer(request: Request, collection: Collection, query: str) -> dict[str, A
         ),
         request.principal,
         request_id=request.request_id,
+        headers=request.headers,
+        cookies=request.COOKIES,
     )
     options = {name: request.GET[name] for name in ("group", "explain") if name in request.GET}
     address = {"q": query, "collection": collection.slug} | options

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import uuid
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from django.conf import settings
 
+from models_registry.routing import STABLE, Routing, observe_answer
 from ops.api.problems import as_problem
 from ops.contracts.model_calls import model_call, note_failed_call
 from ops.contracts.principal import Principal
 from ops.contracts.stage import PIPELINE_STAGES, Recording, recording, stage
-from rag.pipeline import cache, single_flight
+from rag.pipeline import cache, shadow, single_flight
 from rag.pipeline.candidates import read_candidates
 from rag.pipeline.database import give_back_connection, hot_cursor
 from rag.pipeline.eligible import Eligibility
@@ -68,29 +69,56 @@ class Progress:
         self.degraded.setdefault(part, reason)
 
 
-def search(request: SearchRequest, principal: Principal, *, request_id: str | None = None) -> dict[str, Any]:
-    """The answer of ``POST /rag/query2``.
+def search(
+    request: SearchRequest,
+    principal: Principal,
+    *,
+    request_id: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    cookies: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """The answer of ``POST /rag/query2``. A rollout may go by the caller's ``headers`` or ``cookies``.
 
     Raises `ops.contracts.problems.Problem`: `InvalidRequest`, `NotFound`, or `Unavailable` when nothing is live.
     """
     request = validate(request)
     progress = Progress(request_id or str(uuid.uuid4()))
+    routing = Routing(progress.request_id, principal, headers or {}, cookies or {})
+    resolved: Resolved | None = None
     with recording() as timings:
         try:
             with stage("pipeline"):
-                resolved = resolve(request.collection or "", principal)
+                resolved = resolve(request.collection or "", principal, routing)
                 body = _cached_answer(request, resolved.snapshot, progress) or _shared_answer(
                     request, resolved, progress
                 )
         except Exception as error:
-            record_failure(request, progress.request_id, timings.durations_ms, principal, as_problem(error).status)
+            status = as_problem(error).status
+            variant = STABLE if resolved is None else resolved.variant
+            record_failure(request, progress.request_id, timings.durations_ms, principal, status, variant)
+            if resolved is not None and status >= 500:
+                observe_answer(resolved.arms, duration_ms=None, failed=True)
             raise
-        answer = _envelope(request, resolved.snapshot, progress, timings) | {
+        answer = _envelope(request, resolved, progress, timings) | {
             name: value for name, value in body.items() if name != "impressions"
         }
     answer["timings"] = {f"{name}_ms": round(timings.durations_ms.get(name, 0.0), 3) for name in PIPELINE_STAGES}
-    record_search(answer, body["impressions"], resolved.snapshot, principal)
+    record_search(answer, body["impressions"], resolved, principal)
+    _tell_rollouts(request, resolved, answer)
     return answer
+
+
+def _tell_rollouts(request: SearchRequest, resolved: Resolved, answer: dict[str, Any]) -> None:
+    """Count the answer for the variants that made it, and have what stands in the shadow computed after it."""
+    duration_ms = answer["timings"]["pipeline_ms"] if answer["cache"] == "none" else None
+    observe_answer(
+        resolved.arms,
+        duration_ms=duration_ms,
+        empty=not answer["results"] and not request.offset,
+        degraded=answer["degraded"],
+    )
+    if resolved.shadows and not answer["degraded"]:
+        shadow.offer(request, resolved, [result["chunk_id"] for result in answer["results"]], duration_ms)
 
 
 def score(
@@ -299,10 +327,9 @@ def _question(name: cache.CacheName, request: SearchRequest, snapshot: PipelineS
     return name, asked, request.top_k, request.offset, request.group_by, request.explain
 
 
-def _envelope(
-    request: SearchRequest, snapshot: PipelineSnapshot, progress: Progress, timings: Recording
-) -> dict[str, Any]:
+def _envelope(request: SearchRequest, resolved: Resolved, progress: Progress, timings: Recording) -> dict[str, Any]:
     """What surrounds the results: who asked what, and what decided the answer."""
+    snapshot = resolved.snapshot
     return {
         "request_id": progress.request_id,
         "query": request.query,
@@ -315,7 +342,7 @@ def _envelope(
         "models": {"embedder": snapshot.space.label, "ltr": snapshot.ranker_label},
         "ranker": snapshot.ranker_kind,
         "safeguard": None,
-        "variant": "stable",
+        "variant": resolved.variant,
         "retrieval_mode": snapshot.retrieval_mode,
         "cache": progress.cache,
         "degraded": list(progress.degraded),

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from django.conf import settings
 
-from models_registry.live import LiveModel, view
-from models_registry.models import Slot
+from models_registry.live import LiveModel
+from models_registry.routing import STABLE, Arm, Choice, Routing, choose
 from ops.contracts.principal import Principal
 from ops.contracts.problems import NotFound
 from rag.models import AnnConfig
@@ -64,15 +64,24 @@ class PipelineSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A snapshot with the model versions that it names."""
+    """A snapshot with the model versions that it names.
+
+    ``arms``: the rollouts that this search takes part in. ``shadows``: the candidates that are to be computed beside
+    it. The variant is in no cache key: what makes two variants answer differently (weights, ranker, space) is.
+    """
 
     snapshot: PipelineSnapshot
     embedder: LiveModel
     ranker: LiveModel
+    variant: str = STABLE
+    arms: tuple[Arm, ...] = ()
+    shadows: tuple[tuple[Arm, Resolved], ...] = ()
 
 
-def resolve(collection_slug: str, principal: Principal) -> Resolved:
+def resolve(collection_slug: str, principal: Principal, routing: Routing | None = None) -> Resolved:
     """What answers a principal's search of a collection; costs one query.
+
+    Without ``routing`` no rollout takes part: the stable versions answer.
 
     Raises `NotFound` alike for an unknown collection and for one that the principal may not touch, so that nobody
     learns which exist.
@@ -80,13 +89,14 @@ def resolve(collection_slug: str, principal: Principal) -> Resolved:
     rows = _read(collection_slug) if principal.may_touch(collection_slug) else []
     if not rows:
         raise NotFound(f"There is no collection '{collection_slug}'. GET /rag/collections lists those you can search.")
+    return _resolved(rows, collection_slug, principal, choose(collection_slug, routing))
+
+
+def _resolved(rows: list[_Row], collection_slug: str, principal: Principal, choice: Choice) -> Resolved:
     found = rows[0]
-    weights = view.weights(collection_slug)
-    embedder = view.model(Slot.EMBEDDER, collection_slug)
-    ranker = view.model(Slot.LTR, collection_slug)
-    ltr_weight, conceptual_weight = weights.normalized
+    ltr_weight, conceptual_weight = choice.weights.normalized
     reads_everything = principal.sees_all_groups or not found.withholds
-    space = space_of(embedder)
+    space = space_of(choice.embedder)
     snapshot = PipelineSnapshot(
         collection_id=found.id,
         collection=collection_slug,
@@ -99,15 +109,16 @@ def resolve(collection_slug: str, principal: Principal) -> Resolved:
         space=space,
         retrieval_mode=settings.RAG_RETRIEVAL_MODE,
         candidate_depth=settings.RAG_CANDIDATE_DEPTH,
-        ranker_kind=ranker.provider,
-        ranker_label=ranker.label,
+        ranker_kind=choice.ranker.provider,
+        ranker_label=choice.ranker.label,
         feature_schema_version=SCHEMA_VERSION,
-        weights_version=weights.version,
+        weights_version=choice.weights.version,
         ltr_weight=ltr_weight,
         conceptual_weight=conceptual_weight,
         ann=next((row.ann for row in rows if row.space_id == space.id), EXACT),
     )
-    return Resolved(snapshot, embedder, ranker)
+    shadows = tuple((arm, _resolved(rows, collection_slug, principal, one)) for arm, one in choice.shadows)
+    return Resolved(snapshot, choice.embedder, choice.ranker, choice.variant, choice.arms, shadows)
 
 
 def plan_of(config: AnnConfig) -> AnnPlan:

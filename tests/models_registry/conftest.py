@@ -14,7 +14,7 @@ from django.db import connection
 
 from models_registry import artifacts, scopes, versions
 from models_registry.live import LiveView
-from models_registry.models import Artifact, Deployment, FusionWeights, Model, ModelKind, ModelVersion
+from models_registry.models import Artifact, Deployment, FusionWeights, Model, ModelKind, ModelVersion, Rollout
 from ops.contracts.principal import Principal, PrincipalKind, Scope
 from ops.models import AuditEvent
 
@@ -34,7 +34,8 @@ def empty_registry(request: pytest.FixtureRequest) -> None:
     marker = request.node.get_closest_marker("django_db")
     if marker is not None:
         request.getfixturevalue("transactional_db" if marker.kwargs.get("transaction") else "db")
-        for table in (Deployment, ModelVersion, Model, FusionWeights, Artifact, AuditEvent):
+        Deployment.objects.exclude(rollout=None).delete()
+        for table in (Rollout, Deployment, ModelVersion, Model, FusionWeights, Artifact, AuditEvent):
             table.objects.all().delete()
 
 
