@@ -132,6 +132,15 @@ declare(
         maximum=1_048_576,
     ),
     Variable(
+        "RAG_PASSAGE_MEMORY_MB",
+        Kind.INTEGER,
+        "Memory of each process for the passages that were found last, in megabytes; what is in it need not be read to "
+        "be ranked. 1 MB holds about 400; 0 reads each time.",
+        default=64,
+        minimum=0,
+        maximum=65_536,
+    ),
+    Variable(
         "RAG_EMBED_THREADS",
         Kind.INTEGER,
         "Threads of the embedder in each process that serves queries. More than the free cores makes it slower.",

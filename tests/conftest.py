@@ -18,6 +18,7 @@ from ops.instrumentation.batch import forget_all, hold_all
 from rag.embedders import export_embedder, read_folder, register_embedder
 from rag.pipeline import cache as pipeline_cache
 from rag.pipeline.lexical import counted
+from rag.pipeline.passages import memory
 from rag.seeding import PACKAGED_EMBEDDER, packaged_embedder_folder
 from rag.spaces import space_of
 from zenglow_site.embedded.stack import EmbeddedStack
@@ -83,9 +84,10 @@ def _rows_are_written_on_request() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_counted() -> None:
+def _nothing_remembered() -> None:
     """A test that is undone leaves its collections' generations as they were, with other words in them."""
     counted.forget()
+    memory.forget()
 
 
 def forget_cached() -> None:

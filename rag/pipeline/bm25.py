@@ -48,8 +48,7 @@ class TermFrequencies:
     @cached_property
     def local_document_frequencies(self) -> Int64Array:
         """int64, shape (triples,): how many candidates hold the triple's term."""
-        starts = _starts(self.terms)
-        sizes = np.diff(starts, append=len(self.terms))
+        sizes = run_lengths(self.terms)
         return np.repeat(sizes, sizes)
 
     def of_terms(self, term_ids: np.typing.NDArray[np.integer]) -> Float64Array:
@@ -65,6 +64,11 @@ def _starts(ascending: np.typing.NDArray[np.integer]) -> Int64Array:
     begins = np.ones(len(ascending), dtype=np.bool_)
     np.not_equal(ascending[1:], ascending[:-1], out=begins[1:])
     return np.flatnonzero(begins)
+
+
+def run_lengths(ascending: np.typing.NDArray[np.integer]) -> Int64Array:
+    """How long each run of equal values is, int64, shape (runs,)."""
+    return np.diff(_starts(ascending), append=len(ascending))
 
 
 def look_up(

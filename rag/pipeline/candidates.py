@@ -1,10 +1,18 @@
-"""The union of what the retrievers found, with everything that features are computed from: one round trip."""
+"""The union of what the retrievers found, with everything that features are computed from.
+
+One round trip, for what this process does not remember of the passages.
+"""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
+import numpy as np
+from django.conf import settings
+
+from rag.pipeline import passages
 from rag.pipeline.database import HotCursor
+from rag.pipeline.passages import Passage
 from rag.pipeline.snapshot import PipelineSnapshot
 from rag.pipeline.types import Candidates, Float32Array, Int32Array, Int64Array
 
@@ -19,40 +27,72 @@ _READ = """
     FROM rag_chunk AS chunk
     LEFT JOIN doc_embeddings AS vector ON vector.chunk_id = chunk.id AND vector.space_id = %(space_id)s
     WHERE chunk.id = ANY(%(chunk_ids)s)
-    ORDER BY chunk.id
 """
 
 
 def read_candidates(
     cursor: HotCursor, snapshot: PipelineSnapshot, dense: Int64Array, lexical: Int64Array, query_embedding: Float32Array
 ) -> Candidates:
-    """Candidates in ascending chunk id. A chunk that was removed since it was found is left out."""
-    rows = cursor.rows(_READ, {"space_id": snapshot.space.id, "chunk_ids": np.union1d(dense, lexical).tolist()})
-    chunk_ids = np.array([row[0] for row in rows], dtype=np.int64)
-    tokens = [np.frombuffer(row[3], dtype="<i4") for row in rows]
-    has_vector = np.array([row[4] is not None for row in rows], dtype=bool)
-    embeddings = np.zeros((len(rows), snapshot.space.dimension), dtype=np.float32)
-    # All vectors in one conversion: one by one it costs more than to read them.
-    sent = np.frombuffer(b"".join(row[4] for row in rows if row[4] is not None), dtype=np.uint8)
-    if len(sent):
-        numbers = np.ascontiguousarray(sent.reshape(int(has_vector.sum()), -1)[:, SENT_HEADER_BYTES:])
-        embeddings[has_vector] = numbers.view(">f4")
+    """Candidates in ascending chunk id. A chunk that is known to have been removed since it was found is left out."""
+    wanted: list[int] = np.union1d(dense, lexical).tolist()
+    known = _passages(cursor, snapshot, wanted)
+    chunk_ids = np.array([chunk_id for chunk_id in wanted if chunk_id in known], dtype=np.int64)
+    found = [known[chunk_id] for chunk_id in chunk_ids.tolist()]
+    without = np.zeros(snapshot.space.dimension, dtype=np.float32)
+    vectors = [without if passage.embedding is None else passage.embedding for passage in found]
+    embeddings = np.concatenate(vectors).reshape(len(found), -1) if found else without[None][:0]
+    has_vector = np.array([passage.embedding is not None for passage in found], dtype=bool)
     distances = np.where(has_vector, 1.0 - embeddings @ query_embedding, NO_VECTOR_DISTANCE)
+    tokens = [passage.tokens for passage in found]
     return Candidates(
         chunk_ids=chunk_ids,
-        document_ids=np.array([row[1] for row in rows], dtype=np.int64),
+        document_ids=np.array([passage.document_id for passage in found], dtype=np.int64),
         distances=np.clip(distances, 0.0, 2.0).astype(np.float32),
         dense_ranks=_ranks(chunk_ids, dense),
         lexical_ranks=_ranks(chunk_ids, lexical),
-        tokens=np.concatenate([np.empty(0, dtype="<i4"), *tokens]).astype(np.int32),
+        tokens=np.concatenate([np.empty(0, dtype=np.int32), *tokens]),
         offsets=np.cumsum([0, *map(len, tokens)], dtype=np.int64),
-        title_lengths=np.array([row[2] for row in rows], dtype=np.int32),
+        title_lengths=np.array([passage.title_length for passage in found], dtype=np.int32),
         embeddings=embeddings,
         query_embedding=query_embedding,
     )
 
 
+def _passages(cursor: HotCursor, snapshot: PipelineSnapshot, chunk_ids: Sequence[int]) -> dict[int, Passage]:
+    """What there is of these chunks, by id: from memory, else from the database."""
+    # A retriever outside of PostgreSQL may find what is gone: only the database knows.
+    capacity_bytes = settings.RAG_PASSAGE_MEMORY_MB * 2**20 if snapshot.retrieval_mode == "pgvector" else 0
+    found = passages.memory.recall(snapshot.space.id, chunk_ids, capacity_bytes) if capacity_bytes else {}
+    missing = [chunk_id for chunk_id in chunk_ids if chunk_id not in found]
+    if missing:
+        read = _read(cursor, snapshot, missing)
+        if capacity_bytes:
+            passages.memory.keep(snapshot.space.id, read, capacity_bytes)
+        found |= read
+    return found
+
+
+def _read(cursor: HotCursor, snapshot: PipelineSnapshot, chunk_ids: Sequence[int]) -> dict[int, Passage]:
+    rows = cursor.rows(_READ, {"space_id": snapshot.space.id, "chunk_ids": chunk_ids})
+    return {
+        row[0]: Passage(
+            document_id=row[1],
+            title_length=row[2],
+            tokens=np.frombuffer(row[3], dtype="<i4").astype(np.int32),
+            embedding=None
+            if row[4] is None
+            else np.frombuffer(row[4], dtype=">f4", offset=SENT_HEADER_BYTES).astype(np.float32),
+        )
+        for row in rows
+    }
+
+
 def _ranks(chunk_ids: Int64Array, found: Int64Array) -> Int32Array:
     """For each of ``chunk_ids`` its 1-based place in ``found``, 0 when it isn't there."""
-    place = {chunk_id: rank for rank, chunk_id in enumerate(found.tolist(), start=1)}
-    return np.array([place.get(chunk_id, 0) for chunk_id in chunk_ids.tolist()], dtype=np.int32)
+    ranks = np.zeros(len(chunk_ids), dtype=np.int32)
+    place = np.searchsorted(chunk_ids, found)
+    # What was removed since it was found has no place.
+    here = place < len(chunk_ids)
+    here[here] = chunk_ids[place[here]] == found[here]
+    ranks[place[here]] = np.flatnonzero(here) + 1
+    return ranks

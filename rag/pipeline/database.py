@@ -6,8 +6,8 @@ Measured for one search of 50 rows: 1.0 ms this way, 1.9 ms through the ORM with
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import psycopg
@@ -27,6 +27,24 @@ class HotCursor:
     def rows(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any]) -> list[TupleRow]:
         """All rows of a statement that is one of our constants, never built from a request."""
         return self._cursor.execute(statement.encode(), parameters, prepare=True, binary=True).fetchall()
+
+    @contextmanager
+    def ahead(
+        self, statement: str, parameters: Sequence[Any] | Mapping[str, Any]
+    ) -> Iterator[Callable[[], list[TupleRow]]]:
+        """PostgreSQL runs a statement while the block computes something else; calling what is given waits for it.
+
+        It is called once, before anything else is asked of the connection, or not at all.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(self._cursor.connection.pipeline())
+            self._cursor.execute(statement.encode(), parameters, prepare=True, binary=True)
+
+            def rows() -> list[TupleRow]:
+                with stack.pop_all():
+                    return self._cursor.fetchall()
+
+            yield rows
 
     def execute(self, query: str, params: Sequence[Any] | None = None) -> None:
         """With `fetchall`, what `rag.lexicon` asks of a cursor."""

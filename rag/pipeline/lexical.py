@@ -8,13 +8,20 @@ Where the query's terms have many postings, most are left unread, and the result
 Flood, Query Evaluation: Strategies and Optimizations, 1995). No term adds more than weight · (k1 + 1) to a score. Once
 the best ``depth`` chunks found by the rarest terms all have a score above what the commonest terms can give together,
 a chunk that holds only those can't be among them, so they are only looked up for the chunks that hold a rarer one.
+
+The words of a query don't wait for its embedding: of a collection that is not large, a single statement splits the
+query into terms, counts them and ranks by them, and PostgreSQL works on it while the query is embedded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
 import numpy as np
 
-from rag.lexicon import encode_query
+from rag.lexicon import encode_query, lexical_text
 from rag.pipeline.bm25 import BM25_B, BM25_K1, inverse_document_frequency
 from rag.pipeline.database import HotCursor
 from rag.pipeline.eligible import Eligibility
@@ -80,28 +87,70 @@ _ESSENTIAL_SCORES = f"""
     LIMIT %(depth)s
 """  # noqa: S608  (made of the constants above)
 
+# Terms of the query by position, with how many chunks hold each, and the best chunks where there are few postings.
+_AT_ONCE = f"""
+    WITH word AS MATERIALIZED (
+        SELECT lexeme.positions, term.id AS term_id,
+               (SELECT count(*) FROM rag_posting WHERE term_id = term.id)::integer AS held
+        FROM unnest(to_tsvector(%(configuration)s::regconfig, %(text)s)) AS lexeme
+        LEFT JOIN rag_lexicalterm AS term
+          ON term.collection_id = %(collection_id)s AND term.term = lexeme.lexeme
+    ), query AS MATERIALIZED (
+        SELECT term_id, cardinality(positions)
+               * ln(1 + greatest(%(chunk_count)s - held + 0.5::float8, 0) / (held + 0.5::float8)) AS weight
+        FROM word WHERE held > 0
+    )
+    SELECT
+        ARRAY(SELECT position::integer FROM word, unnest(positions) AS position ORDER BY position),
+        ARRAY(SELECT coalesce(term_id, {UNKNOWN}) FROM word, unnest(positions) AS position ORDER BY position),
+        ARRAY(SELECT held FROM word, unnest(positions) AS position ORDER BY position),
+        ARRAY(
+            SELECT chunk_id
+            FROM query JOIN rag_posting AS posting USING (term_id)
+            WHERE (SELECT sum(held) FROM word) < %(many_postings)s
+            GROUP BY chunk_id
+            ORDER BY sum({_IMPACT}) DESC, chunk_id
+            LIMIT %(depth)s
+        )
+"""  # noqa: S608  (made of the constants above)
+
+AT_ONCE_CHUNKS = 50_000
+"""In larger collections it pays to remember how many chunks hold a term rather than to count them for each query."""
+
+AT_ONCE_CHARACTERS = 1_000
+"""A longer query may have more positions than PostgreSQL keeps of one text, and `encode_query` knows how to read it."""
+
 MANY_POSTINGS = 20_000
 """From so many postings on the second look that MaxScore takes is worth it."""
 
 _ROUNDING = 1e-9
 
 
+@dataclass(slots=True)
+class Counts:
+    """What was counted of a collection at one generation: chunks that hold a term, by its id, and BM25's totals."""
+
+    generation: int
+    frequencies: dict[int, int] = field(default_factory=dict)
+    totals: tuple[int, int] | None = None
+    """Chunks, and their tokens."""
+
+
 class _Counted:
-    """How many chunks hold a term, as counted at each collection's present generation.
+    """The counts at each collection's present generation, to be added to.
 
     A count may be newer than the generation it is kept under, never older: the generation rises with each change, in
     its transaction, and is read before anything is counted.
     """
 
     def __init__(self) -> None:
-        self._of: dict[int, tuple[int, dict[int, int]]] = {}
+        self._of: dict[int, Counts] = {}
 
-    def of(self, collection_id: int, generation: int) -> dict[int, int]:
-        """``{term id: chunks}``, to be added to."""
+    def of(self, collection_id: int, generation: int) -> Counts:
         known = self._of.get(collection_id)
-        if known is None or known[0] != generation:
-            known = self._of[collection_id] = (generation, {})
-        return known[1]
+        if known is None or known.generation != generation:
+            known = self._of[collection_id] = Counts(generation)
+        return known
 
     def forget(self) -> None:
         self._of.clear()
@@ -109,6 +158,69 @@ class _Counted:
 
 counted = _Counted()
 """Of this process; one small entry for each term that was asked for since the last change."""
+
+Words = Callable[[], tuple[QueryTerms, Int64Array | None]]
+"""The query's terms, and what `retrieve_lexical` finds by them where that is known already. Called at most once."""
+
+
+@contextmanager
+def read_words(cursor: HotCursor, snapshot: PipelineSnapshot, eligibility: Eligibility, query: str) -> Iterator[Words]:
+    """Begin with what a query's words say; the block may compute, and asks the database nothing before it calls.
+
+    All at once where PostgreSQL ranks, nothing is withheld or filtered away and the collection is not large, else step
+    by step.
+    """
+    text = lexical_text(query, snapshot.split_identifiers)
+    is_plain = snapshot.retrieval_mode == "pgvector" and eligibility.is_everything and len(text) <= AT_ONCE_CHARACTERS
+    chunk_count, average_length = _totals(cursor, snapshot) if is_plain else (0, 0.0)
+    if not is_plain or chunk_count > AT_ONCE_CHUNKS:
+        yield lambda: (read_query(cursor, snapshot, query), None)
+        return
+    parameters = {
+        "configuration": snapshot.text_configuration,
+        "text": text,
+        "collection_id": snapshot.collection_id,
+        "chunk_count": chunk_count,
+        "many_postings": MANY_POSTINGS,
+        **_bm25_parameters(average_length),
+        "depth": snapshot.candidate_depth,
+    }
+    with cursor.ahead(_AT_ONCE, parameters) as rows:
+
+        def words() -> tuple[QueryTerms, Int64Array | None]:
+            ((positions, term_ids, held, found),) = rows()
+            terms = _terms_at(positions, term_ids, held, average_length, chunk_count)
+            few = terms.document_frequencies.sum() < MANY_POSTINGS
+            return terms, np.array(found, dtype=np.int64) if few else None
+
+        yield words
+
+
+def _terms_at(
+    positions: list[int], term_ids: list[int], held: list[int], average_length: float, chunk_count: int
+) -> QueryTerms:
+    """From the positions that hold a term, counted from 1, and how many chunks hold that."""
+    frequencies = dict(zip(term_ids, held, strict=True))
+    row = np.full(max(positions, default=0), GAP, dtype=np.int32)
+    # A term whose last posting is gone is as unknown as one that never was.
+    row[np.array(positions, dtype=np.int64) - 1] = [
+        term_id if frequencies[term_id] else UNKNOWN for term_id in term_ids
+    ]
+    return QueryTerms.from_positions(row, frequencies, average_length, chunk_count)
+
+
+def _bm25_parameters(average_length: float) -> dict[str, object]:
+    return {"average_length": average_length or 1.0, "k1": BM25_K1, "b": BM25_B}
+
+
+def _totals(cursor: HotCursor, snapshot: PipelineSnapshot) -> tuple[int, float]:
+    """How many chunks the collection has, and their average length."""
+    counts = counted.of(snapshot.collection_id, snapshot.generation)
+    if counts.totals is None:
+        ((chunks, tokens),) = cursor.rows(_TOTALS, {"collection_id": snapshot.collection_id})
+        counts.totals = chunks, tokens
+    chunks, tokens = counts.totals
+    return chunks, tokens / chunks if chunks else 0.0
 
 
 def read_query(cursor: HotCursor, snapshot: PipelineSnapshot, query: str) -> QueryTerms:
@@ -126,26 +238,26 @@ def read_query(cursor: HotCursor, snapshot: PipelineSnapshot, query: str) -> Que
         split_identifiers=snapshot.split_identifiers,
     )
     known = np.unique(term_ids[term_ids > GAP])
-    frequencies, totals = _FREQUENCIES, _TOTALS
+    frequencies = _FREQUENCIES
     document_frequencies: dict[int, int] = {}
     if readable.is_everything:
-        document_frequencies = counted.of(collection_id, snapshot.generation)
+        document_frequencies = counted.of(collection_id, snapshot.generation).frequencies
+        chunk_count, average_length = _totals(cursor, snapshot)
     else:
         frequencies, totals = (
             statement.format(readable=readable.condition) for statement in (_READABLE_FREQUENCIES, _READABLE_TOTALS)
         )
+        ((chunk_count, token_count),) = cursor.rows(totals, {"collection_id": collection_id, **readable.parameters})
+        average_length = token_count / chunk_count if chunk_count else 0.0
     missing = [term_id for term_id in known.tolist() if term_id not in document_frequencies]
-    parameters = {"collection_id": collection_id, "term_ids": missing, **readable.parameters}
     if missing:
+        parameters = {"collection_id": collection_id, "term_ids": missing, **readable.parameters}
         found: dict[int, int] = dict(cursor.rows(frequencies, parameters))
         document_frequencies.update((term_id, found.get(term_id, 0)) for term_id in missing)
     # A term whose last posting is gone is as unknown as one that never was.
     gone = [term_id for term_id in known.tolist() if not document_frequencies[term_id]]
     term_ids[np.isin(term_ids, gone)] = UNKNOWN
-    ((chunk_count, token_count),) = cursor.rows(totals, parameters)
-    return QueryTerms.from_positions(
-        term_ids, document_frequencies, token_count / chunk_count if chunk_count else 0.0, chunk_count
-    )
+    return QueryTerms.from_positions(term_ids, document_frequencies, average_length, chunk_count)
 
 
 def retrieve_lexical(
@@ -157,9 +269,7 @@ def retrieve_lexical(
     weights = terms.counts * inverse_document_frequency(terms.document_frequencies, terms.chunk_count)
     parameters = {
         "collection_id": snapshot.collection_id,
-        "average_length": terms.average_length or 1.0,
-        "k1": BM25_K1,
-        "b": BM25_B,
+        **_bm25_parameters(terms.average_length),
         "depth": snapshot.candidate_depth,
         **eligibility.parameters,
     }

@@ -17,7 +17,7 @@ from ops.contracts.metrics import declare_counter
 from rag.pipeline.database import HotCursor
 from rag.pipeline.dense import retrieve_dense
 from rag.pipeline.eligible import Eligibility
-from rag.pipeline.lexical import retrieve_lexical
+from rag.pipeline.lexical import Words, retrieve_lexical
 from rag.pipeline.snapshot import PipelineSnapshot
 from rag.pipeline.types import Float32Array, Int64Array, QueryTerms
 
@@ -116,10 +116,14 @@ def retrieve(
     snapshot: PipelineSnapshot,
     eligibility: Eligibility,
     query_embedding: Float32Array,
-    terms: QueryTerms,
+    words: Words,
     degrade: Degrade,
-) -> tuple[Int64Array, Int64Array]:
-    """What both legs found, ``(dense, lexical)``. A leg that failed is empty, or PostgreSQL's BM25 stands in for it."""
+) -> tuple[QueryTerms, Int64Array, Int64Array]:
+    """The query's terms and what both legs found, dense and lexical.
+
+    A leg that failed is empty, or PostgreSQL's BM25 stands in for it.
+    """
+    terms, ranked_by_words = words()
     mode = snapshot.retrieval_mode
     retriever = retriever_for(mode)
     if late := retriever.lag(cursor, snapshot):
@@ -129,12 +133,14 @@ def retrieve(
     except RetrievalError as fault:
         _note(degrade, mode, "dense", fault)
         dense = np.empty(0, dtype=np.int64)
+    if ranked_by_words is not None:
+        return terms, dense, ranked_by_words
     try:
         lexical = retriever.lexical(cursor, snapshot, eligibility, terms)
     except RetrievalError as fault:
         _note(degrade, mode, "lexical", fault)
         lexical = retrieve_lexical(cursor, snapshot, eligibility, terms)
-    return dense, lexical
+    return terms, dense, lexical
 
 
 def _note(degrade: Degrade, mode: str, leg: str, fault: RetrievalError) -> None:

@@ -21,11 +21,11 @@ from rag.pipeline import cache, shadow, single_flight
 from rag.pipeline.candidates import read_candidates
 from rag.pipeline.database import give_back_connection, hot_cursor
 from rag.pipeline.eligible import Eligibility
-from rag.pipeline.embed import EmbeddingError
+from rag.pipeline.embed import Embedder, EmbeddingError
 from rag.pipeline.features import extract
 from rag.pipeline.fusion import fuse
 from rag.pipeline.judged import read_memory
-from rag.pipeline.lexical import read_query
+from rag.pipeline.lexical import read_words
 from rag.pipeline.ltr import Ranker, RankerError, SimpleRanker
 from rag.pipeline.misses import Misses
 from rag.pipeline.query import SearchRequest, validate
@@ -124,20 +124,21 @@ def _tell_rollouts(request: SearchRequest, resolved: Resolved, answer: dict[str,
 def score(
     query: str, filters: dict[str, Any], resolved: Resolved, progress: Progress, judged_as: str | None = None
 ) -> tuple[ScoredCandidates, QueryTerms, Candidates]:
-    """Everything before fusion, uncached: embed → retrieve → features → ltr.
+    """Everything before fusion, uncached: embed → retrieve → features → ltr; words are looked up while it embeds.
 
     ``judged_as``: id of the judged query that this is, whose own judgements are then left out of account.
     Without its embedder a query is answered by words alone, without its ranker by the simple one; ``progress`` says so.
     """
     snapshot = resolved.snapshot
-    with stage("embed"):
-        query_embedding = _embed(query, resolved, progress)
-    with stage("retrieval"), hot_cursor() as cursor:
-        eligibility = Eligibility(snapshot.groups, filters)
-        terms = read_query(cursor, snapshot, query)
-        dense, lexical = retrieve(cursor, snapshot, eligibility, query_embedding, terms, progress.degrade)
-        candidates = read_candidates(cursor, snapshot, dense, lexical, query_embedding)
-        memory = read_memory(cursor, snapshot, query_embedding, judged_as)
+    eligibility = Eligibility(snapshot.groups, filters)
+    embedder = _embedder(resolved, progress)
+    with hot_cursor() as cursor, read_words(cursor, snapshot, eligibility, query) as words:
+        with stage("embed"):
+            query_embedding = _embed(query, embedder, resolved, progress)
+        with stage("retrieval"):
+            terms, dense, lexical = retrieve(cursor, snapshot, eligibility, query_embedding, words, progress.degrade)
+            candidates = read_candidates(cursor, snapshot, dense, lexical, query_embedding)
+            memory = read_memory(cursor, snapshot, query_embedding, judged_as)
     with stage("feature"):
         features = extract(terms, candidates, memory)
     with stage("ltr"):
@@ -173,23 +174,29 @@ def fuse_scores(snapshot: PipelineSnapshot, scored: ScoredCandidates) -> FusedSc
         )
 
 
-def _embed(query: str, resolved: Resolved, progress: Progress) -> Float32Array:
-    """The query's embedding: zeros, to which nothing is near, when the embedder can't be used."""
+def _embedder(resolved: Resolved, progress: Progress) -> Embedder | None:
+    """The live embedder, loaded; ``None`` when it can't be used."""
     try:
-        embedder = load_embedder(resolved.embedder)
+        return load_embedder(resolved.embedder)
     except EmbeddingError as error:
         note_failed_call("embedder", resolved.snapshot.space.label, "query", error)
-        return _without_embedding(resolved, progress, error)
+        _without_embedding(progress, error)
+        return None
+
+
+def _embed(query: str, embedder: Embedder | None, resolved: Resolved, progress: Progress) -> Float32Array:
+    """The query's embedding: zeros, to which nothing is near, when the embedder can't be used."""
     try:
-        return embedder.embed_query(query)
+        if embedder is not None:
+            return embedder.embed_query(query)
     except EmbeddingError as error:
-        return _without_embedding(resolved, progress, error)
+        _without_embedding(progress, error)
+    return np.zeros(resolved.snapshot.space.dimension, dtype=np.float32)
 
 
-def _without_embedding(resolved: Resolved, progress: Progress, error: EmbeddingError) -> Float32Array:
+def _without_embedding(progress: Progress, error: EmbeddingError) -> None:
     logger.warning("A query is answered by its words alone: %s", error)
     progress.degrade("embed", str(error))
-    return np.zeros(resolved.snapshot.space.dimension, dtype=np.float32)
 
 
 def _ranker(resolved: Resolved, progress: Progress) -> tuple[Ranker, str | None]:

@@ -17,8 +17,8 @@ from rag.pipeline.bm25 import bm25_scores
 from rag.pipeline.candidates import read_candidates
 from rag.pipeline.database import hot_cursor
 from rag.pipeline.eligible import Eligibility
-from rag.pipeline.lexical import read_query, retrieve_lexical
-from rag.pipeline.types import GAP, UNKNOWN
+from rag.pipeline.lexical import read_query, read_words, retrieve_lexical
+from rag.pipeline.types import GAP, UNKNOWN, QueryTerms
 from tests.rag.ingest_service.support import make_space
 from tests.rag.pipeline.support import corpus_of, lexemes_of, put, remove, snapshot_of
 
@@ -178,6 +178,55 @@ class TestMaxScore:
         assert_same_best(collection, space, ["rare common", "common word3", "rare word59"], by_formula)
 
 
+class TestAtOnce:
+    """One statement that runs beside the embedder says what the steps say."""
+
+    def both(
+        self, indexed: tuple[Collection, EmbeddingSpace], query: str, eligibility: Eligibility = EVERYTHING
+    ) -> tuple[QueryTerms, list[int] | None, QueryTerms, list[int]]:
+        snapshot = snapshot_of(*indexed, groups=eligibility.groups)
+        with hot_cursor() as cursor:
+            with read_words(cursor, snapshot, eligibility, query) as words:
+                terms, found = words()
+            expected = read_query(cursor, snapshot, query)
+            by_steps = retrieve_lexical(cursor, snapshot, eligibility, expected)
+        return terms, None if found is None else found.tolist(), expected, by_steps.tolist()
+
+    def test_it_reads_and_finds_what_the_steps_do(self, indexed) -> None:
+        odd = ["", "the of", "unheardofword", "yeast yeast the yeast flour", "don't <b> & | ! ()", "x" * 900, "蜜蜂 🐝"]
+        for query in [*QUERIES, *odd]:
+            terms, found, expected, by_steps = self.both(indexed, query)
+            assert found == by_steps, query
+            for name in QueryTerms.__slots__:
+                assert np.array_equal(getattr(terms, name), getattr(expected, name)), (query, name)
+
+    def test_many_postings_and_long_queries_are_left_to_the_steps(self, indexed, monkeypatch) -> None:
+        assert self.both(indexed, "yeast " * 400)[1] is None
+        monkeypatch.setattr(lexical, "MANY_POSTINGS", 3)
+        terms, found, expected, by_steps = self.both(indexed, "yeast flour bees")
+        assert found is None
+        assert by_steps
+        assert terms.document_frequencies.tolist() == expected.document_frequencies.tolist()
+        monkeypatch.setattr(lexical, "AT_ONCE_CHUNKS", 3)
+        assert self.both(indexed, "yeast")[1] is None
+
+    @pytest.mark.parametrize("eligibility", [Eligibility((), {}), Eligibility(None, {"year": 1999})])
+    def test_what_is_withheld_or_filtered_is_left_to_the_steps(self, indexed, eligibility: Eligibility) -> None:
+        terms, found, expected, _ = self.both(indexed, "yeast flour", eligibility)
+        assert found is None
+        assert terms.document_frequencies.tolist() == expected.document_frequencies.tolist()
+
+    def test_the_connection_is_of_use_afterwards_whatever_happened_meanwhile(self, indexed) -> None:
+        snapshot = snapshot_of(*indexed)
+        with hot_cursor() as cursor:
+            with pytest.raises(ZeroDivisionError), read_words(cursor, snapshot, EVERYTHING, "yeast"):
+                raise ZeroDivisionError
+            assert cursor.rows("SELECT 1", {}) == [(1,)]
+            with read_words(cursor, snapshot, EVERYTHING, "yeast"):
+                pass
+            assert cursor.rows("SELECT 2", {}) == [(2,)]
+
+
 class TestStatistics:
     def test_a_count_is_remembered_until_the_collection_changes(self, space: EmbeddingSpace) -> None:
         collection = Collection.objects.create(slug="remembered")
@@ -189,7 +238,7 @@ class TestStatistics:
 
         assert zebras() == [1]
         counts = lexical.counted.of(collection.id, snapshot_of(collection, space).generation)
-        assert list(counts.values()) == [1]
+        assert list(counts.frequencies.values()) == [1]
         put(collection, space, "b", "another zebra")
         assert zebras() == [2]
         remove(collection, "a")
