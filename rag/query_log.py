@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
@@ -16,14 +17,15 @@ from uuid import UUID
 
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from ops.contracts.principal import Principal, PrincipalKind
 from ops.instrumentation.batch import BatchWriter
 from ops.instrumentation.performance import PerformanceRow, record_query
 from ops.scrub import scrub
-from rag.models import Impression, QueryLog
+from rag.models import QueryLog
+from rag.pipeline.body import Shown
 from rag.pipeline.query import SearchRequest
 from rag.pipeline.snapshot import Resolved
 
@@ -38,14 +40,14 @@ def query_hmac(query: str) -> str:
     return hmac.new(_key(), query.encode(), hashlib.sha256).hexdigest()
 
 
-def record_search(
-    answer: dict[str, Any], impressions: list[dict[str, Any]], resolved: Resolved, principal: Principal
-) -> None:
-    """Note a search in the performance store and, unless it is off, in the query log. Never waits for the database."""
+def record_search(answer: Mapping[str, Any], shown: Sequence[Shown], resolved: Resolved, principal: Principal) -> None:
+    """Note a search in the performance store and, unless it is off, in the query log. Never waits for the database.
+
+    ``answer`` is all that surrounds its results, ``shown`` what the log keeps of these.
+    """
     now = timezone.now()
     snapshot = resolved.snapshot
     digest = query_hmac(answer["query"])
-    results = answer["results"]
     record_query(
         PerformanceRow(
             occurred_at=now,
@@ -57,8 +59,8 @@ def record_search(
             cache=answer["cache"],
             status=200,
             degraded=answer["degraded"],
-            result_count=len(results),
-            top_score=results[0]["fused_score"] if results else None,
+            result_count=len(shown),
+            top_score=shown[0].fused_score if shown else None,
             timings_ms={name: duration_ms for name, duration_ms in answer["timings"].items() if duration_ms},
             weights_version=snapshot.weights_version,
             ltr_version=snapshot.ranker_label,
@@ -68,19 +70,18 @@ def record_search(
     )
     if settings.RAG_QUERY_LOG == "off":
         return
-    log = QueryLog(
-        request_id=UUID(answer["request_id"]),
-        occurred_at=now,
-        collection=snapshot.collection,
-        query=scrub(answer["query"]) if settings.RAG_QUERY_LOG == "scrubbed" else answer["query"],
-        query_hmac=digest,
-        asked_by=asked_by(principal),
-        user_id=principal.user_id,
-        snapshot=snapshot.as_dict() | {"variant": resolved.variant, "arms": [arm.as_json() for arm in resolved.arms]},
-        result_count=len(results),
-        degraded=answer["degraded"],
+    _writer().add(
+        _Logged(
+            request_id=UUID(answer["request_id"]),
+            occurred_at=now,
+            query=scrub(answer["query"]) if settings.RAG_QUERY_LOG == "scrubbed" else answer["query"],
+            query_hmac=digest,
+            principal=principal,
+            resolved=resolved,
+            degraded=answer["degraded"],
+            shown=shown,
+        )
     )
-    _writer().add((log, [Impression(query_log=log, **impression) for impression in impressions]))
 
 
 def record_failure(
@@ -141,18 +142,62 @@ def asked_by(principal: Principal) -> str:
     )
 
 
-def _write(rows: Sequence[tuple[QueryLog, list[Impression]]]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Logged:
+    """A search on its way into the log. Rows are made of it when they are written: that is work off the request."""
+
+    request_id: UUID
+    occurred_at: datetime
+    query: str
+    query_hmac: str
+    principal: Principal
+    resolved: Resolved
+    degraded: list[str]
+    shown: Sequence[Shown]
+
+    def row(self) -> QueryLog:
+        snapshot = self.resolved.snapshot
+        return QueryLog(
+            request_id=self.request_id,
+            occurred_at=self.occurred_at,
+            collection=snapshot.collection,
+            query=self.query,
+            query_hmac=self.query_hmac,
+            asked_by=asked_by(self.principal),
+            user_id=self.principal.user_id,
+            snapshot=snapshot.as_dict()
+            | {"variant": self.resolved.variant, "arms": [arm.as_json() for arm in self.resolved.arms]},
+            result_count=len(self.shown),
+            degraded=self.degraded,
+        )
+
+
+_COPY = """
+    COPY rag_impression (query_log_id, position, chunk_id, document_id, content_hash, start, "end", fused_score)
+    FROM STDIN
+"""
+
+
+def _write(rows: Sequence[_Logged]) -> None:
     with transaction.atomic():
         # A batch comes again when the connection broke after its commit, and users may have gone meanwhile.
-        written = set(QueryLog.objects.filter(pk__in={log.pk for log, _ in rows}).values_list("pk", flat=True))
-        users = {None, *User.objects.filter(pk__in={log.user_id for log, _ in rows}).values_list("pk", flat=True)}
-        fresh = {log.pk: (log, shown) for log, shown in rows if log.pk not in written and log.user_id in users}
-        QueryLog.objects.bulk_create([log for log, _ in fresh.values()])
-        Impression.objects.bulk_create([one for _, shown in fresh.values() for one in shown], batch_size=5_000)
+        written = set(QueryLog.objects.filter(pk__in={one.request_id for one in rows}).values_list("pk", flat=True))
+        users = {
+            None,
+            *User.objects.filter(pk__in={one.principal.user_id for one in rows}).values_list("pk", flat=True),
+        }
+        fresh = {
+            one.request_id: one for one in rows if one.request_id not in written and one.principal.user_id in users
+        }
+        QueryLog.objects.bulk_create([one.row() for one in fresh.values()])
+        with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
+            for one in fresh.values():
+                for shown in one.shown:
+                    copy.write_row((one.request_id, *shown))
 
 
 @cache
-def _writer() -> BatchWriter[tuple[QueryLog, list[Impression]]]:
+def _writer() -> BatchWriter[_Logged]:
     return BatchWriter(
         "rag_querylog",
         _write,

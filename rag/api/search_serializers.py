@@ -10,7 +10,6 @@ from rest_framework import serializers
 from ops.api.fields import StrictBooleanField, StrictCharField, StrictIntegerField, StrictSerializer
 from ops.contracts.stage import PIPELINE_STAGES
 from rag.pipeline.features import SCHEMA
-from rag.pipeline.query import SearchRequest
 
 
 @extend_schema_field(
@@ -43,9 +42,6 @@ class SearchRequestSerializer(StrictSerializer):
     explain = StrictBooleanField(
         required=False, help_text="Return what made each score: features, contributions, fused_parts."
     )
-
-    def to_request(self) -> SearchRequest:
-        return SearchRequest(**self.validated_data)
 
 
 class MatchedBySerializer(serializers.Serializer[Any]):

@@ -27,7 +27,7 @@ LOOKUPS = declare_counter(
 
 CacheName = Literal["feature", "full"]
 
-FORMAT = 1
+FORMAT = 2
 """Part of every key: raise it when the content of an entry changes its shape, so that older entries are not read."""
 
 _skip_until = 0.0

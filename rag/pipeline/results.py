@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from rag.pipeline.body import Shown
 from rag.pipeline.database import HotCursor
 from rag.pipeline.features import FEATURES
 from rag.pipeline.query import SearchRequest
@@ -39,7 +40,7 @@ def read_results(
     fused: FusedScores,
     request: SearchRequest,
     contributions: Float64Array | None,
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+) -> tuple[list[dict[str, Any]], list[Shown]]:
     """The results as the API shows them, and as impressions record them.
 
     ``contributions``: as `Ranker.explain`, of all candidates; shown with the features when the request asks for them.
@@ -47,7 +48,7 @@ def read_results(
     """
     rows = {row[0]: row for row in cursor.rows(_READ, {"chunk_ids": scored.chunk_ids[page].tolist()})}
     results: list[dict[str, Any]] = []
-    impressions: list[dict[str, Any]] = []
+    impressions: list[Shown] = []
     for position in page.tolist():
         row = rows.get(int(scored.chunk_ids[position]))
         if row is None:
@@ -86,15 +87,7 @@ def read_results(
                 "conceptual": float(fused.weights.conceptual * fused.conceptual_norm[position]),
             }
         impressions.append(
-            {
-                "position": request.offset + len(results),
-                "chunk_id": row[0],
-                "document_id": row[1],
-                "content_hash": row[11],
-                "start": row[8],
-                "end": row[9],
-                "fused_score": result["fused_score"],
-            }
+            Shown(request.offset + len(results), row[0], row[1], row[11], row[8], row[9], result["fused_score"])
         )
         results.append(result)
     return results, impressions

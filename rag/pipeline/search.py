@@ -18,6 +18,7 @@ from ops.contracts.model_calls import model_call, note_failed_call
 from ops.contracts.principal import Principal
 from ops.contracts.stage import PIPELINE_STAGES, Recording, recording, stage
 from rag.pipeline import cache, shadow, single_flight
+from rag.pipeline.body import Body, encode
 from rag.pipeline.candidates import read_candidates
 from rag.pipeline.database import give_back_connection, hot_cursor
 from rag.pipeline.eligible import Eligibility
@@ -47,7 +48,7 @@ from rag.pipeline.types import (
 from rag.query_log import record_failure, record_search
 from rag.spaces import load_embedder
 
-__all__ = ["SearchRequest", "search"]
+__all__ = ["SearchRequest", "search", "search_json"]
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,20 @@ def search(
 
     Raises `ops.contracts.problems.Problem`: `InvalidRequest`, `NotFound`, or `Unavailable` when nothing is live.
     """
+    encoded = search_json(request, principal, request_id=request_id, headers=headers, cookies=cookies)
+    answer: dict[str, Any] = json.loads(encoded)
+    return answer
+
+
+def search_json(
+    request: SearchRequest,
+    principal: Principal,
+    *,
+    request_id: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    cookies: Mapping[str, str] | None = None,
+) -> bytes:
+    """As `search`, in JSON: what comes from the response cache is sent as it is kept."""
     request = validate(request)
     progress = Progress(request_id or str(uuid.uuid4()))
     routing = Routing(progress.request_id, principal, headers or {}, cookies or {})
@@ -99,26 +114,23 @@ def search(
             if resolved is not None and status >= 500:
                 observe_answer(resolved.arms, duration_ms=None, failed=True)
             raise
-        answer = _envelope(request, resolved, progress, timings) | {
-            name: value for name, value in body.items() if name != "impressions"
-        }
-    answer["timings"] = {f"{name}_ms": round(timings.durations_ms.get(name, 0.0), 3) for name in PIPELINE_STAGES}
-    record_search(answer, body["impressions"], resolved, principal)
-    _tell_rollouts(request, resolved, answer)
-    return answer
+        envelope = _envelope(request, resolved, progress, body, timings)
+    record_search(envelope, body.shown, resolved, principal)
+    _tell_rollouts(request, resolved, envelope, body)
+    return body.within(envelope)
 
 
-def _tell_rollouts(request: SearchRequest, resolved: Resolved, answer: dict[str, Any]) -> None:
+def _tell_rollouts(request: SearchRequest, resolved: Resolved, answer: Mapping[str, Any], body: Body) -> None:
     """Count the answer for the variants that made it, and have what stands in the shadow computed after it."""
     duration_ms = answer["timings"]["pipeline_ms"] if answer["cache"] == "none" else None
     observe_answer(
         resolved.arms,
         duration_ms=duration_ms,
-        empty=not answer["results"] and not request.offset,
+        empty=not body.shown and not request.offset,
         degraded=answer["degraded"],
     )
     if resolved.shadows and not answer["degraded"]:
-        shadow.offer(request, resolved, [result["chunk_id"] for result in answer["results"]], duration_ms)
+        shadow.offer(request, resolved, [one.chunk_id for one in body.shown], duration_ms)
 
 
 def score(
@@ -209,10 +221,10 @@ def _ranker(resolved: Resolved, progress: Progress) -> tuple[Ranker, str | None]
     return ranker, fault
 
 
-def _shared_answer(request: SearchRequest, resolved: Resolved, progress: Progress) -> dict[str, Any]:
+def _shared_answer(request: SearchRequest, resolved: Resolved, progress: Progress) -> Body:
     """The answer, computed once for all who ask the same at the same time."""
     snapshot = resolved.snapshot
-    computed: list[dict[str, Any]] = []
+    computed: list[Body] = []
 
     def compute() -> bytes | None:
         body = _answer(request, resolved, progress)
@@ -220,7 +232,7 @@ def _shared_answer(request: SearchRequest, resolved: Resolved, progress: Progres
         if progress.degraded:
             _misses.not_kept(_question("full", request, snapshot))
             return None
-        encoded = json.dumps(body).encode()
+        encoded = body.to_bytes()
         _keep("full", request, snapshot, encoded, progress)
         # Without Redis nobody else finds it: then each says so itself.
         return None if progress.degraded else encoded
@@ -230,14 +242,13 @@ def _shared_answer(request: SearchRequest, resolved: Resolved, progress: Progres
         if shared is not None and not computed:
             cache.count("full", "hit", "shared")
             progress.cache = "full"
-            body: dict[str, Any] = json.loads(shared)
-            return body
+            return Body.from_bytes(shared)
     if not computed:
         compute()
     return computed[0]
 
 
-def _answer(request: SearchRequest, resolved: Resolved, progress: Progress) -> dict[str, Any]:
+def _answer(request: SearchRequest, resolved: Resolved, progress: Progress) -> Body:
     """The part of an answer that the response cache keeps."""
     snapshot = resolved.snapshot
     scored = _cached_scores(request, snapshot, progress)
@@ -251,13 +262,8 @@ def _answer(request: SearchRequest, resolved: Resolved, progress: Progress) -> d
     contributions = _explain(scored, resolved, progress) if request.explain else None
     with hot_cursor() as cursor:
         page = page_of(fused, scored, request)
-        results, impressions = read_results(cursor, page, scored, fused, request, contributions)
-    return {
-        "results": results,
-        "ranker": scored.ranker,
-        "safeguard": scored.safeguard,
-        "impressions": impressions,
-    }
+        results, shown = read_results(cursor, page, scored, fused, request, contributions)
+    return Body(encode(results), shown, scored.ranker, scored.safeguard)
 
 
 def _explain(scored: ScoredCandidates, resolved: Resolved, progress: Progress) -> Float64Array | None:
@@ -273,13 +279,12 @@ def _explain(scored: ScoredCandidates, resolved: Resolved, progress: Progress) -
     return None
 
 
-def _cached_answer(request: SearchRequest, snapshot: PipelineSnapshot, progress: Progress) -> dict[str, Any] | None:
+def _cached_answer(request: SearchRequest, snapshot: PipelineSnapshot, progress: Progress) -> Body | None:
     found = _look_up("full", request, snapshot, progress)
     if found is None:
         return None
     progress.cache = "full"
-    body: dict[str, Any] = json.loads(found)
-    return body
+    return Body.from_bytes(found)
 
 
 def _cached_scores(request: SearchRequest, snapshot: PipelineSnapshot, progress: Progress) -> ScoredCandidates | None:
@@ -334,7 +339,9 @@ def _question(name: cache.CacheName, request: SearchRequest, snapshot: PipelineS
     return name, asked, request.top_k, request.offset, request.group_by, request.explain
 
 
-def _envelope(request: SearchRequest, resolved: Resolved, progress: Progress, timings: Recording) -> dict[str, Any]:
+def _envelope(
+    request: SearchRequest, resolved: Resolved, progress: Progress, body: Body, timings: Recording
+) -> dict[str, Any]:
     """What surrounds the results: who asked what, and what decided the answer."""
     snapshot = resolved.snapshot
     return {
@@ -347,11 +354,11 @@ def _envelope(request: SearchRequest, resolved: Resolved, progress: Progress, ti
         "fusion_weights_version": snapshot.weights_version,
         "feature_schema_version": snapshot.feature_schema_version,
         "models": {"embedder": snapshot.space.label, "ltr": snapshot.ranker_label},
-        "ranker": snapshot.ranker_kind,
-        "safeguard": None,
+        "ranker": body.ranker,
+        "safeguard": body.safeguard,
         "variant": resolved.variant,
         "retrieval_mode": snapshot.retrieval_mode,
         "cache": progress.cache,
         "degraded": list(progress.degraded),
-        "timings": {},
+        "timings": {f"{name}_ms": round(timings.durations_ms.get(name, 0.0), 3) for name in PIPELINE_STAGES},
     }

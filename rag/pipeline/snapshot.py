@@ -7,6 +7,7 @@ the feature key leaves out exactly the fusion weights, because what it caches is
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from django.conf import settings
@@ -51,15 +52,26 @@ class PipelineSnapshot:
 
     def feature_key(self, request: SearchRequest) -> str:
         """Key of a query's candidates, features and LTR scores."""
-        fields = {name: value for name, value in self.as_dict().items() if name not in FUSION_FIELDS}
-        return fingerprint({"snapshot": fields, "query": request.query, "filters": dict(request.filters)})
+        _, before_fusion = _digests(self)
+        return fingerprint({"snapshot": before_fusion, "query": request.query, "filters": dict(request.filters)})
 
     def response_key(self, request: SearchRequest) -> str:
         """Key of a whole answer."""
-        return fingerprint({"snapshot": self.as_dict(), "request": asdict(request)})
+        everything, _ = _digests(self)
+        # Shallow, as nothing in a request is a dataclass.
+        asked = {field.name: getattr(request, field.name) for field in fields(request)}
+        return fingerprint({"snapshot": everything, "request": asked | {"filters": dict(request.filters)}})
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+@lru_cache(maxsize=256)
+def _digests(snapshot: PipelineSnapshot) -> tuple[str, str]:
+    """Of all fields, and of those that decide before fusion. Few snapshots answer many requests."""
+    described = snapshot.as_dict()
+    before_fusion = {name: value for name, value in described.items() if name not in FUSION_FIELDS}
+    return fingerprint(described), fingerprint(before_fusion)
 
 
 @dataclass(frozen=True, slots=True)
