@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 
 import pytest
 from asgiref.testing import ApplicationCommunicator
+from django.core.signals import request_finished, request_started
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.urls import path
 from pytest_django.fixtures import Settings
@@ -14,6 +16,7 @@ from pytest_django.fixtures import Settings
 from zenglow_site.handler import OneThreadHandler
 
 seen: list[int] = []
+closed: list[str] = []
 
 
 class NotesItsThread:
@@ -49,11 +52,29 @@ def stream(request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(parts())
 
 
+def endless(request: HttpRequest) -> StreamingHttpResponse:
+    async def parts() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"more "
+                await asyncio.sleep(0)
+        finally:
+            closed.append("endless")
+
+    return StreamingHttpResponse(parts())
+
+
 def broken(request: HttpRequest) -> HttpResponse:
     raise ValueError("no")
 
 
-urlpatterns = [path("plain", plain), path("loop", on_the_loop), path("stream", stream), path("broken", broken)]
+urlpatterns = [
+    path("plain", plain),
+    path("loop", on_the_loop),
+    path("stream", stream),
+    path("endless", endless),
+    path("broken", broken),
+]
 
 pytestmark = pytest.mark.urls("tests.site.test_handler")
 
@@ -62,6 +83,7 @@ pytestmark = pytest.mark.urls("tests.site.test_handler")
 def handler(settings: Settings) -> OneThreadHandler:
     settings.MIDDLEWARE = ["tests.site.test_handler.NotesItsThread"] * 3
     seen.clear()
+    closed.clear()
     return OneThreadHandler()
 
 
@@ -84,6 +106,46 @@ async def test_middleware_and_view_share_one_thread_beside_the_loop(handler: One
     assert len(seen) == 7
     assert len({*seen}) == 1
     assert seen[0] != threading.get_ident()
+
+
+@pytest.mark.parametrize("address", ["/plain", "/broken", "/nowhere"])
+async def test_a_request_begins_and_ends_on_that_thread(
+    handler: OneThreadHandler, address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    signalled: list[tuple[str, int]] = []
+
+    def begins(**_: object) -> None:
+        signalled.append(("begins", threading.get_ident()))
+
+    def ends(**_: object) -> None:
+        signalled.append(("ends", threading.get_ident()))
+
+    request_started.connect(begins)
+    request_finished.connect(ends)
+    try:
+        await ask(handler, address)
+    finally:
+        request_started.disconnect(begins)
+        request_finished.disconnect(ends)
+    assert signalled == [("begins", seen[0]), ("ends", seen[0])]
+
+
+async def test_the_thread_serves_the_next_request(handler: OneThreadHandler) -> None:
+    for _ in range(3):
+        await ask(handler, "/plain")
+    assert len(seen) == 21
+    assert len({*seen}) == 1
+
+
+async def test_whoever_leaves_is_streamed_nothing_more(handler: OneThreadHandler) -> None:
+    scope = {"type": "http", "method": "GET", "path": "/endless", "headers": [], "query_string": b""}
+    communicator = ApplicationCommunicator(handler, scope)
+    await communicator.send_input({"type": "http.request"})
+    assert (await communicator.receive_output(30))["status"] == 200
+    assert (await communicator.receive_output(30))["body"] == b"more "
+    await communicator.send_input({"type": "http.disconnect"})
+    await communicator.wait(30)
+    assert closed == ["endless"]
 
 
 async def test_an_async_view_runs_on_the_event_loop(handler: OneThreadHandler) -> None:
