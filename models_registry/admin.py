@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
+import redis
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin import helpers
-from django.db.models import Model as DjangoModel
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.urls import path
+from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from models_registry import deployments, weights
-from models_registry.models import GLOBAL_SCOPE, Artifact, Deployment, FusionWeights, Model, ModelVersion
+from models_registry import deployments, past, processes, versions, weights_admin
+from models_registry.metric_plots import metric_plots
+from models_registry.models import (
+    GLOBAL_SCOPE,
+    Artifact,
+    Deployment,
+    FusionWeights,
+    Model,
+    ModelVersion,
+    Role,
+    TrainingRun,
+)
 from models_registry.scopes import readable_scope
-from ops.contracts.principal import Principal
-from ops.contracts.problems import InvalidRequest, Problem
+from ops.admin import ReadOnlyAdmin, principal_of
+from ops.contracts.problems import Problem
 
 COLLECTION_HELP = "A collection's slug; empty: every collection without a choice of its own."
 
@@ -31,19 +46,6 @@ class ActivationForm(forms.Form):
     reason = forms.CharField(
         max_length=2000, widget=forms.Textarea(attrs={"rows": 3}), help_text="Kept in the history."
     )
-
-
-class ReadOnlyAdmin(admin.ModelAdmin[Any]):
-    """Rows that are looked at, never edited in place."""
-
-    def has_change_permission(self, request: HttpRequest, obj: DjangoModel | None = None) -> bool:
-        return False
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: DjangoModel | None = None) -> bool:
-        return False
 
 
 class ActivatableAdmin(ReadOnlyAdmin):
@@ -89,18 +91,53 @@ class ActivatableAdmin(ReadOnlyAdmin):
 
 @admin.register(Model)
 class ModelAdmin(ReadOnlyAdmin):
-    list_display = ("name", "kind", "provider", "description", "created_at")
+    """A model's page shows its versions, where each is live and in memory, and their metrics as plots."""
+
+    list_display = ("name", "kind", "provider", "newest", "live_in", "description", "created_at")
     list_filter = ("kind", "provider")
     search_fields = ("name", "description")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Model]:
+        return versions.overview()
+
+    @admin.display(description="newest")
+    def newest(self, model: Model) -> str:
+        return "" if model.newest_number is None else f"@{model.newest_number}"
+
+    @admin.display(description="live in")
+    def live_in(self, model: Model) -> str:
+        return ", ".join(f"@{place['number']} {_where(place['scope'], place['role'])}" for place in model.live)
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        rows = ModelVersion.objects.filter(model_id=object_id) if object_id.isdecimal() else ModelVersion.objects.none()
+        listed = list(rows.select_related("model", "training_run").prefetch_related("deployments"))
+        held = _held()
+        context = {
+            "versions": [
+                {
+                    "version": version,
+                    "live": [_where(row.scope, row.role) for row in version.deployments.all() if row.ended_at is None],
+                    "held": held.get(str(version), []),
+                }
+                for version in listed
+            ],
+            "plots": metric_plots(listed),
+        }
+        return super().change_view(request, object_id, form_url, {**(extra_context or {}), **context})
 
 
 @admin.register(ModelVersion)
 class ModelVersionAdmin(ActivatableAdmin):
-    list_display = ("__str__", "kind", "live_in", "created_at")
-    list_filter = ("model__kind", "model")
+    list_display = ("__str__", "kind", "status", "live_in", "source", "created_at")
+    list_filter = ("status", "model__kind", "model")
     list_select_related = ("model",)
     search_fields = ("model__name",)
-    fields = ("model", "number", "created_at", "files", "shown_parameters", "shown_metrics", "shown_provenance")
+    fields = (
+        *("model", "number", "status", "status_detail", "created_at", "files", "source", "seen_at"),
+        *("training_run", "dataset_sha256", "code_revision", "shown_parameters", "shown_metrics", "shown_provenance"),
+    )
     readonly_fields = fields
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ModelVersion]:
@@ -147,46 +184,51 @@ class DeploymentAdmin(ReadOnlyAdmin):
     search_fields = ("scope", "by", "reason", "model_version__model__name")
     date_hierarchy = "started_at"
 
+    def get_urls(self) -> list[Any]:
+        past_path = path("past/", self.admin_site.admin_view(self.past_view), name="models_registry_deployment_past")
+        return [past_path, *super().get_urls()]
+
+    def past_view(self, request: HttpRequest) -> HttpResponse:
+        """Everything that answered at a moment, with who put it live and why."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        moment, fault = timezone.now(), ""
+        if asked := request.GET.get("at"):
+            try:
+                given = datetime.fromisoformat(asked)
+                moment = given if given.tzinfo else given.replace(tzinfo=UTC)
+            except ValueError:
+                fault = "Write a time as 2026-03-01T09:30:00."
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "What was live",
+            "opts": self.opts,
+            "moment": moment,
+            "fault": fault,
+            "found": [] if fault else past.what_was_live(moment, principal_of(request)),
+        }
+        return TemplateResponse(request, "admin/models_registry/deployment/past.html", context)
+
     @admin.display(description="what")
     def what(self, deployment: Deployment) -> str:
         return str(deployment.model_version or deployment.weights)
 
 
-class NewWeightsForm(forms.ModelForm[FusionWeights]):
-    """A version that becomes live as soon as it is saved."""
-
-    principal: Principal
-
-    collection = forms.CharField(required=False, max_length=64, help_text=COLLECTION_HELP)
-    reason = forms.CharField(max_length=2000, widget=forms.Textarea(attrs={"rows": 3}))
-
-    class Meta:
-        model = FusionWeights
-        fields = ("ltr", "conceptual", "reason")
-
-    def clean(self) -> dict[str, Any]:
-        cleaned = super().clean() or {}
-        if "ltr" in cleaned and "conceptual" in cleaned:
-            try:
-                weights.propose(cleaned["ltr"], cleaned["conceptual"])
-            except InvalidRequest as problem:
-                for field, fault in problem.errors.items():
-                    self.add_error(field, f"This {fault}.")
-        try:
-            cleaned["scope"] = readable_scope(cleaned.get("collection") or None, self.principal)
-        except Problem as problem:
-            self.add_error("collection", str(problem))
-        return cleaned
-
-
 @admin.register(FusionWeights)
-class FusionWeightsAdmin(ActivatableAdmin):
-    list_display = ("version", "ltr", "conceptual", "shares", "live_in", "author", "reason", "created_at")
-    search_fields = ("author", "reason")
-    fields = ("version", "ltr", "conceptual", "shares", "author", "reason", "created_at")
+class FusionWeightsAdmin(ReadOnlyAdmin):
+    """One page for the job instead of a list and a form: `weights_admin`. A version has a page of its own."""
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[FusionWeights]:
-        return super().get_queryset(request).prefetch_related("deployments")
+    fields = ("version", "ltr", "conceptual", "shares", "live_in", "author", "reason", "created_at")
+    readonly_fields = fields
+
+    def get_urls(self) -> list[Any]:
+        return [*weights_admin.urls(self._guarded), *super().get_urls()]
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        context = {**self.admin_site.each_context(request), "opts": self.opts, **(extra_context or {})}
+        return weights_admin.page(request, context)
 
     @admin.display(description="normalized")
     def shares(self, version: FusionWeights) -> str:
@@ -197,34 +239,57 @@ class FusionWeightsAdmin(ActivatableAdmin):
     def live_in(self, version: FusionWeights) -> str:
         return _live_in(version)
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("models_registry.add_fusionweights") and self.has_activate_permission(request)
+    def _guarded(self, view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+        """A view for those who may see the weights."""
 
-    def get_fields(self, request: HttpRequest, obj: FusionWeights | None = None) -> Any:
-        return super().get_fields(request, obj) if obj else ("ltr", "conceptual", "collection", "reason")
+        def checked(request: HttpRequest, *arguments: Any, **options: Any) -> HttpResponse:
+            if not self.has_view_permission(request):
+                raise PermissionDenied
+            return view(request, *arguments, **options)
 
-    def get_readonly_fields(self, request: HttpRequest, obj: FusionWeights | None = None) -> Any:
-        return self.fields if obj else ()
-
-    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
-        if change:
-            return super().get_form(request, obj, change, **kwargs)
-        return type("Form", (NewWeightsForm,), {"principal": principal_of(request)})
-
-    def save_model(self, request: HttpRequest, obj: FusionWeights, form: Any, change: bool) -> None:
-        """Add and activate, both or neither; the row that the form filled is never saved itself."""
-        proposed = weights.propose(form.cleaned_data["ltr"], form.cleaned_data["conceptual"])
-        row = weights.change(
-            proposed, form.cleaned_data["scope"], by=principal_of(request), reason=form.cleaned_data["reason"]
-        )
-        obj.pk = row.weights_id
-        obj.refresh_from_db()
+        return self.admin_site.admin_view(checked)
 
 
-def principal_of(request: HttpRequest) -> Principal:
-    """Who uses the admin, as the middleware resolved it."""
-    principal: Principal = request.principal  # type: ignore[attr-defined]
-    return principal
+@admin.register(TrainingRun)
+class TrainingRunAdmin(ReadOnlyAdmin):
+    list_display = ("started_at", "recipe", "by", "code_revision", "finished_at")
+    search_fields = ("=id", "recipe", "code_revision")
+    fields = (
+        *("id", "recipe", "by", "started_at", "finished_at", "code_revision"),
+        *("shown_datasets", "shown_parameters", "shown_metrics"),
+    )
+    readonly_fields = fields
+
+    @admin.display(description="datasets")
+    def shown_datasets(self, run: TrainingRun) -> SafeString:
+        return _as_code(run.datasets)
+
+    @admin.display(description="parameters")
+    def shown_parameters(self, run: TrainingRun) -> SafeString:
+        return _as_code(run.parameters)
+
+    @admin.display(description="metrics")
+    def shown_metrics(self, run: TrainingRun) -> SafeString:
+        return _as_code(run.metrics)
+
+
+def _held() -> dict[str, list[dict[str, Any]]]:
+    """Which processes hold which version, by ``name@number``; nothing while Redis is away."""
+    held: dict[str, list[dict[str, Any]]] = {}
+    try:
+        reports = processes.all_reports()
+    except (redis.RedisError, OSError):
+        return held
+    for process in reports:
+        for report in process.models:
+            facts = {"process": process.name, "state": report.state, "error": report.error}
+            held.setdefault(report.label, []).append(facts | {"memory_bytes": report.memory_bytes})
+    return held
+
+
+def _where(scope: str, role: str) -> str:
+    where = "everywhere" if scope == GLOBAL_SCOPE else f"in {scope}"
+    return where if role == Role.STABLE else f"{where} ({role})"
 
 
 def _live_in(thing: ModelVersion | FusionWeights) -> str:
@@ -232,7 +297,7 @@ def _live_in(thing: ModelVersion | FusionWeights) -> str:
     return ", ".join("everywhere" if scope == GLOBAL_SCOPE else scope for scope in scopes)
 
 
-def _as_code(facts: dict[str, Any]) -> SafeString:
+def _as_code(facts: object) -> SafeString:
     return format_html("<pre>{}</pre>", json.dumps(facts, indent=2, ensure_ascii=False, sort_keys=True))
 
 

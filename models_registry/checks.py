@@ -11,7 +11,7 @@ from django.core.checks import CheckMessage, Tags, register
 from django.db import Error as DatabaseFault
 
 from models_registry import artifacts, deployments, weights
-from models_registry.models import GLOBAL_SCOPE, Deployment, Role, Slot
+from models_registry.models import GLOBAL_SCOPE, RETRIEVAL_SLOTS, Deployment, Role
 from ops.contracts.problems import InvalidRequest
 
 
@@ -48,7 +48,7 @@ def live_things_are_usable(
 
 def _empty_slots(rows: list[Deployment]) -> Iterator[CheckMessage]:
     filled = {row.slot for row in rows if row.scope == GLOBAL_SCOPE}
-    for slot in Slot:
+    for slot in RETRIEVAL_SLOTS:
         if slot not in filled:
             hint = "Run `manage.py seed`."
             yield checks.Warning(f"No {slot.label} is live: no query can be answered.", hint=hint, id="registry.W002")

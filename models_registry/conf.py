@@ -45,4 +45,37 @@ declare(
         minimum=1,
         maximum=3650,
     ),
+    Variable(
+        "REGISTRY_DISCOVER_DIRS",
+        Kind.LIST,
+        "Folders in which models are looked for: sentence-transformers, Whisper, Piper voices, trained rankers.",
+        default=(),
+    ),
+    Variable(
+        "REGISTRY_OLLAMA_URLS",
+        Kind.LIST,
+        "Addresses of Ollama servers whose models are listed, such as http://127.0.0.1:11434.",
+        default=(),
+    ),
+    Variable(
+        "REGISTRY_OPENAI_URLS",
+        Kind.LIST,
+        "Addresses, with /v1, of servers that speak OpenAI's protocol and whose models are listed.",
+        default=(),
+    ),
+    Variable(
+        "REGISTRY_OPENAI_API_KEY",
+        Kind.STRING,
+        "Key that is sent to the servers of REGISTRY_OPENAI_URLS.",
+        default="",
+        secret=True,
+    ),
+    Variable(
+        "REGISTRY_DISCOVER_INTERVAL_S",
+        Kind.INTEGER,
+        "How often models are looked for; 0: only when somebody asks.",
+        default=300,
+        minimum=0,
+        maximum=86_400,
+    ),
 )

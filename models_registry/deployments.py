@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
 from django.db import connection, transaction
 from django.db.models import Q, QuerySet
 
-from models_registry import artifacts
+from models_registry import artifacts, versions
 from models_registry.locks import lock_until_commit
 from models_registry.models import (
     GLOBAL_SCOPE,
@@ -19,6 +20,7 @@ from models_registry.models import (
     Role,
     Rollout,
     Slot,
+    VersionStatus,
 )
 from models_registry.notices import announce_on_commit
 from models_registry.scopes import require_write
@@ -35,7 +37,8 @@ ROLLBACK = declare_action("deployment.rollback", "What was live before became li
 
 STEP = declare_action("deployment.step", "A rollout's candidate got a share of the traffic, or lost it.")
 
-SLOT_OF_KIND = {ModelKind.LTR: Slot.LTR, ModelKind.EMBEDDER: Slot.EMBEDDER}
+SLOT_OF_KIND = {kind: Slot(kind.value) for kind in ModelKind}
+"""Each kind of model has the slot of its name."""
 
 Precondition = Callable[[Deployment | None], None]
 """Called with the row that answers in the scope, while no other writer can change it; raises to refuse the change."""
@@ -46,7 +49,11 @@ Guard = Callable[[ModelVersion, str], None]
 StableHook = Callable[[Slot, str, Principal], None]
 """Called with a slot and a scope whose stable version has just changed, in that change's transaction and lock."""
 
+Trial = Callable[[ModelVersion], None]
+"""Called with a version before it goes live, outside any transaction; raises `Unprocessable` when it does not work."""
+
 _guards: dict[Slot, Guard] = {}
+_trials: dict[Slot, Trial] = {}
 _stable_hooks: list[StableHook] = []
 
 
@@ -59,6 +66,11 @@ def register_stable_hook(hook: StableHook) -> None:
     """Ask to be called at each change of a stable version, once."""
     if hook not in _stable_hooks:
         _stable_hooks.append(hook)
+
+
+def register_trial(slot: Slot, trial: Trial) -> None:
+    """Say how a version shows that it works. One that fails is marked so, and what is live stays; nothing forces it."""
+    _trials[slot] = trial
 
 
 def change_lock(slot: Slot, scope: str) -> str:
@@ -83,13 +95,13 @@ def activate(
 ) -> Deployment:
     """Make ``thing`` live in ``slot`` of ``scope`` and return its deployment; what is live already stays as it is.
 
-    Raises `Unprocessable` for a thing of the wrong kind, for a version whose files are missing or damaged and, unless
-    it is ``force``d, for one that its slot's guard refuses; `Forbidden`, `NotFound` for an unknown collection, and
-    whatever ``precondition`` raises. The database's clock says when.
+    Raises `Unprocessable` for a thing of the wrong kind, for a version whose files are missing or damaged or that fails
+    its slot's trial and, unless it is ``force``d, for one that its slot's guard refuses; `Forbidden`, `NotFound` for an
+    unknown collection, and whatever ``precondition`` raises. The database's clock says when.
     """
     require_write(scope, by)
     _check_kind(slot, thing)
-    _check_files(thing)
+    require_working(thing)
     with transaction.atomic():
         current = _lock_current(slot, scope)
         if precondition is not None:
@@ -132,7 +144,7 @@ def rollback(
     answers again. Raises `Conflict` when there is nothing to go back to.
     """
     require_write(scope, by)
-    with transaction.atomic():
+    with failures_noted(), transaction.atomic():
         current = _lock_current(slot, scope)
         if precondition is not None:
             precondition(effective(slot, scope))
@@ -144,7 +156,8 @@ def rollback(
             previous = ended.filter(ended_at=current.started_at, id__lt=current.id).first()
         if previous is not None:
             thing = _thing(previous)
-            _check_files(thing)
+            if isinstance(thing, ModelVersion):
+                _try_out(thing)
             return _replace(current, slot, thing, scope, by=by, reason=reason, action=ROLLBACK)
         if current is None or scope == GLOBAL_SCOPE:
             raise Conflict(f"There is no earlier {slot.label} to go back to in '{scope}'.")
@@ -155,9 +168,10 @@ def rollback(
 def require_deployable(slot: Slot, thing: Deployable, scope: str) -> None:
     """Raise as `activate` would for a thing that can't be used in the slot, or that its guard refuses."""
     _check_kind(slot, thing)
-    _check_files(thing)
-    if isinstance(thing, ModelVersion) and slot in _guards:
-        _guards[slot](thing, scope)
+    if isinstance(thing, ModelVersion):
+        _try_out(thing)
+        if slot in _guards:
+            _guards[slot](thing, scope)
 
 
 def set_share(rollout: Rollout, role: Role, percent: float | None, *, by: Principal, reason: str) -> Deployment | None:
@@ -238,14 +252,53 @@ def _check_kind(slot: Slot, thing: Deployable) -> None:
         raise Unprocessable(f"{thing} can't be the {slot.label}: its slot is the {slot_of(thing).label}.")
 
 
-def _check_files(thing: Deployable) -> None:
-    """A version whose files are missing or damaged never replaces one that works."""
-    if isinstance(thing, ModelVersion):
-        for role, sha256 in thing.artifacts.items():
+def require_working(thing: Deployable) -> None:
+    """Raise `Unprocessable` unless a version's files are whole and it passes the trial of its slot.
+
+    What is found is noted as the version's status, so a broken one shows as failed and a mended one as ready. It never
+    replaces what works.
+    """
+    if isinstance(thing, FusionWeights):
+        return
+    with failures_noted():
+        _try_out(thing)
+    versions.set_status(thing, VersionStatus.READY)
+
+
+class _NotWorkingError(Unprocessable):
+    """A version that can't be used; code and status are those of `Unprocessable`."""
+
+    def __init__(self, version: ModelVersion, detail: str) -> None:
+        super().__init__(detail)
+        self.version = version
+
+
+@contextmanager
+def failures_noted() -> Iterator[None]:
+    """Around a transaction that tries a version out: its failure is written once that has been undone."""
+    try:
+        yield
+    except _NotWorkingError as problem:
+        versions.set_status(problem.version, VersionStatus.FAILED, str(problem))
+        raise
+
+
+def _try_out(version: ModelVersion) -> None:
+    if version.status == VersionStatus.MISSING:
+        raise Unprocessable(
+            f"{version} can't be used: {version.status_detail} `manage.py registry refresh` looks again."
+        )
+    try:
+        for role, sha256 in version.artifacts.items():
             try:
                 artifacts.local_path(sha256)
             except artifacts.ArtifactError as error:
-                raise Unprocessable(f"{thing} can't be used, its file '{role}' is not well. {error}") from error
+                raise Unprocessable(f"{version} can't be used, its file '{role}' is not well. {error}") from error
+        trial = _trials.get(slot_of(version))
+        if trial is not None:
+            trial(version)
+    except Unprocessable as problem:
+        raise _NotWorkingError(version, str(problem)) from problem
 
 
 def _lock_current(slot: Slot, scope: str) -> Deployment | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
+import psutil
 from django.utils import timezone
 
 ERROR_CHARACTERS = 500
@@ -27,30 +28,38 @@ class LoadState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """The state of one version in this process. ``load_time_ms`` is that of the last load that succeeded."""
+    """The state of one version in a process. ``load_time_ms`` is that of the last load that succeeded.
+
+    ``memory_bytes`` is what the process grew by while it loaded, so it is near the truth and not exact.
+    """
 
     label: str
     state: LoadState
     since: datetime | None = None
     load_time_ms: float | None = None
+    memory_bytes: int | None = None
+    device: str | None = None
     error: str | None = None
 
 
 _reports: dict[str, LoadReport] = {}
-_lock = threading.Lock()
+# Taken again by a thread that holds it when garbage collection, at any moment, ends a model: `unloaded` is called then.
+_lock = threading.RLock()
+_listeners: list[Callable[[], None]] = []
 
 
 @contextmanager
-def loading(label: str) -> Iterator[None]:
+def loading(label: str, device: str = "cpu") -> Iterator[None]:
     """Around the loading of the version ``name@number``: it is ready afterwards, or failed with the exception."""
-    _set(label, LoadState.LOADING)
-    started = time.perf_counter()
+    _set(label, LoadState.LOADING, device=device)
+    before, started = _resident_bytes(), time.perf_counter()
     try:
         yield
     except Exception as error:
         _set(label, LoadState.FAILED, error=f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS])
         raise
-    _set(label, LoadState.READY, load_time_ms=(time.perf_counter() - started) * 1000)
+    load_time_ms = (time.perf_counter() - started) * 1000
+    _set(label, LoadState.READY, load_time_ms=load_time_ms, memory_bytes=max(_resident_bytes() - before, 0))
 
 
 def draining(label: str) -> None:
@@ -76,13 +85,18 @@ def reports() -> tuple[LoadReport, ...]:
         return tuple(_reports[label] for label in sorted(_reports))
 
 
-def _set(label: str, state: LoadState, *, load_time_ms: float | None = None, error: str | None = None) -> None:
+def _set(label: str, state: LoadState, *, error: str | None = None, **facts: float | str | None) -> None:
     with _lock:
         before = _reports.get(label, LoadReport(label, state))
-        _reports[label] = replace(
-            before,
-            state=state,
-            since=timezone.now(),
-            load_time_ms=before.load_time_ms if load_time_ms is None else load_time_ms,
-            error=error,
-        )
+        _reports[label] = replace(before, state=state, since=timezone.now(), error=error, **facts)  # type: ignore[arg-type]
+    for listener in _listeners:
+        listener()
+
+
+def on_change(listener: Callable[[], None]) -> None:
+    """Call ``listener`` after every change of a report, on the thread that made it; it must be quick."""
+    _listeners.append(listener)
+
+
+def _resident_bytes() -> int:
+    return int(psutil.Process().memory_info().rss)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 from django.core.validators import MinValueValidator
@@ -12,6 +13,19 @@ from django.db.models import Q
 class ModelKind(models.TextChoices):
     EMBEDDER = "embedder", "embedder"
     LTR = "ltr", "learning to rank"
+    LLM = "llm", "language model"
+    STT = "stt", "speech to text"
+    TTS = "tts", "text to speech"
+    VAD = "vad", "voice activity"
+    INTERRUPTION = "interruption", "interruption"
+
+
+class VersionStatus(models.TextChoices):
+    """Whether a version can be used. `MISSING` and `FAILED` end by themselves, once it is there or loads again."""
+
+    READY = "ready", "ready"
+    MISSING = "missing", "missing"
+    FAILED = "failed", "failed"
 
 
 class Model(models.Model):
@@ -19,7 +33,7 @@ class Model(models.Model):
 
     name = models.CharField(max_length=128, unique=True)
     kind = models.CharField(max_length=16, choices=ModelKind.choices)
-    provider = models.CharField(max_length=64, help_text="What runs it: onnxruntime, lightgbm, linear, simple.")
+    provider = models.CharField(max_length=64, help_text="What runs it: onnxruntime, lightgbm, linear, ollama, piper.")
     description = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -46,8 +60,32 @@ class Artifact(models.Model):
         return f"{self.filename} ({self.sha256[:12]})"
 
 
+class TrainingRun(models.Model):
+    """One training: what versions were made by. Its id is the same in every installation that a version moves to."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    recipe = models.CharField(max_length=100, help_text="The program that trained, such as rag.recipes.ltr.")
+    parameters = models.JSONField(default=dict)
+    datasets = models.JSONField(default=list, help_text="[{collection, sha256}] of what was learned from.")
+    metrics = models.JSONField(default=dict)
+    code_revision = models.CharField(max_length=100, blank=True)
+    by = models.CharField(max_length=200)
+    started_at = models.DateTimeField()
+    finished_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ("-started_at",)
+
+    def __str__(self) -> str:
+        return f"{self.recipe} of {self.started_at:%Y-%m-%d %H:%M}"
+
+
 class ModelVersion(models.Model):
-    """One version of a model: its files by role, its parameters, its measured quality and where it came from."""
+    """One version of a model: its files by role, its parameters, its measured quality and where it came from.
+
+    A version without artifacts is served by somebody else, whom ``source`` names. Only its status and ``seen_at``
+    change after it was made.
+    """
 
     model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="versions")
     number = models.PositiveIntegerField(validators=[MinValueValidator(1)])
@@ -55,6 +93,15 @@ class ModelVersion(models.Model):
     parameters = models.JSONField(default=dict)
     metrics = models.JSONField(default=dict)
     provenance = models.JSONField(default=dict, help_text="How it was made: command, data, code revision.")
+    training_run = models.ForeignKey(
+        TrainingRun, null=True, blank=True, on_delete=models.PROTECT, related_name="versions"
+    )
+    dataset_sha256 = models.CharField(max_length=64, blank=True, help_text="Identifies what it was trained on.")
+    code_revision = models.CharField(max_length=100, blank=True, help_text="Git revision of the code that made it.")
+    status = models.CharField(max_length=16, choices=VersionStatus.choices, default=VersionStatus.READY)
+    status_detail = models.TextField(blank=True, help_text="Why it is missing or failed.")
+    source = models.CharField(max_length=300, blank=True, help_text="Where it was discovered; empty: registered.")
+    seen_at = models.DateTimeField(null=True, blank=True, help_text="When it was last found at its source.")
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -105,6 +152,15 @@ class Slot(models.TextChoices):
     WEIGHTS = "weights", "fusion weights"
     LTR = "ltr", "ranker"
     EMBEDDER = "embedder", "embedder"
+    LLM = "llm", "language model"
+    STT = "stt", "speech to text"
+    TTS = "tts", "text to speech"
+    VAD = "vad", "voice activity detector"
+    INTERRUPTION = "interruption", "interruption model"
+
+
+RETRIEVAL_SLOTS = (Slot.WEIGHTS, Slot.LTR, Slot.EMBEDDER)
+"""What every query needs; the others may stay empty."""
 
 
 class Role(models.TextChoices):

@@ -74,7 +74,7 @@ def start(
     limits = _check(plan)
     require_write(scope, by)
     slot = deployments.slot_of(thing)
-    with transaction.atomic():
+    with deployments.failures_noted(), transaction.atomic():
         lock_until_commit(deployments.change_lock(slot, scope))
         deployments.require_deployable(slot, thing, scope)
         running = Rollout.objects.filter(scope=scope, slot=slot, state__in=OPEN_ROLLOUTS).first()

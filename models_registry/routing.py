@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from models_registry.guardrails import OVERLAP_SCALE
 from models_registry.live import Candidate, Live, LiveModel, LiveView, LiveWeights, view
 from models_registry.models import Role, RolloutKey, Slot
+from models_registry.serving import in_service, is_ready
 from models_registry.statistics import Observation, observe
 from ops.contracts.principal import Principal, PrincipalKind
 
@@ -74,8 +75,8 @@ def choose(collection: str, routing: Routing | None = None, live: LiveView = vie
     """
     parts: dict[Slot, Live] = {
         Slot.WEIGHTS: live.weights(collection),
-        Slot.LTR: live.model(Slot.LTR, collection),
-        Slot.EMBEDDER: live.model(Slot.EMBEDDER, collection),
+        Slot.LTR: in_service(live.model(Slot.LTR, collection), collection),
+        Slot.EMBEDDER: in_service(live.model(Slot.EMBEDDER, collection), collection),
     }
     if routing is None:
         return _choice(parts)
@@ -83,6 +84,8 @@ def choose(collection: str, routing: Routing | None = None, live: LiveView = vie
     for slot in tuple(parts):
         for candidate in live.candidates(slot, collection):
             is_chosen = gets_candidate(candidate, routing)
+            if is_chosen and isinstance(candidate.live, LiveModel) and not is_ready(candidate.live):
+                continue  # it is being loaded: the stable version answers, and counts for neither
             if candidate.role == Role.CANARY:
                 variant = CANARY if is_chosen else STABLE
                 arms.append(Arm(candidate.rollout_id, candidate.live.deployment_id, variant, slot))

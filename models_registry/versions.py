@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+from uuid import UUID
 
 from django.contrib.postgres.expressions import ArraySubquery
 from django.db import transaction
-from django.db.models import Max, OuterRef, QuerySet
+from django.db.models import Max, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import JSONObject
 
 from models_registry import artifacts as artifact_store
-from models_registry.models import Deployment, Model, ModelKind, ModelVersion
+from models_registry.models import Deployment, Model, ModelKind, ModelVersion, TrainingRun, VersionStatus
 from ops.contracts.problems import Conflict, NotFound
+
+REVISION_CHARACTERS = 100
 
 
 def register_model(name: str, kind: ModelKind, provider: str, description: str = "") -> Model:
@@ -43,9 +47,10 @@ def register_version(
     """A new version of ``model``, or its newest one when that has the same artifacts and parameters.
 
     ``artifacts`` maps a role to the sha256 of a stored artifact. Everything else must be plain JSON with finite
-    numbers (else `ValueError`). Raises `ArtifactMissingError`.
+    numbers (else `ValueError`). Its lineage is read from ``provenance``: ``training_run`` (an id), ``datasets``
+    (``[{"sha256": …}]``) and ``revision``. Raises `ArtifactMissingError`.
     """
-    wanted_artifacts, wanted_parameters = dict(artifacts), _plain(parameters)
+    wanted_artifacts, wanted_parameters, origin = dict(artifacts), _plain(parameters), _plain(provenance)
     with transaction.atomic():
         # The model's row orders its writers, so that no number is given twice and none is left out.
         Model.objects.select_for_update().get(pk=model.pk)
@@ -59,8 +64,18 @@ def register_version(
             artifacts=wanted_artifacts,
             parameters=wanted_parameters,
             metrics=_plain(metrics),
-            provenance=_plain(provenance),
+            provenance=origin,
+            training_run=_training_run(origin.get("training_run")),
+            dataset_sha256=_dataset_sha256(origin.get("datasets")),
+            code_revision=str(origin.get("revision", ""))[:REVISION_CHARACTERS],
         )
+
+
+def set_status(version: ModelVersion, status: VersionStatus, detail: str = "") -> None:
+    """Note that a version can be used, or why it can't. What is live stays live."""
+    if (version.status, version.status_detail) != (status, detail):
+        version.status, version.status_detail = status, detail
+        version.save(update_fields=["status", "status_detail"])
 
 
 def find_version(label: str) -> ModelVersion:
@@ -78,6 +93,17 @@ def find_version(label: str) -> ModelVersion:
     return version
 
 
+def newest_or(labels: Iterable[str]) -> QuerySet[ModelVersion]:
+    """The newest version of every model, and those of the ``name@number`` labels, with their models."""
+    newest = ModelVersion.objects.filter(model=OuterRef("model")).order_by("-number").values("number")[:1]
+    wanted = Q(number=Subquery(newest))
+    for label in labels:
+        name, _, number = label.rpartition("@")
+        if number.isdecimal() and len(number) < 10:
+            wanted |= Q(model__name=name, number=int(number))
+    return ModelVersion.objects.select_related("model").filter(wanted).order_by("model__name", "-number")
+
+
 def overview() -> QuerySet[Model]:
     """Every model with its ``newest_number`` and ``live``: a list of ``{number, scope, slot, role}``."""
     places = (
@@ -89,6 +115,23 @@ def overview() -> QuerySet[Model]:
     annotated: QuerySet[Model] = models.annotate(newest_number=Max("versions__number"), live=ArraySubquery(places))
     # Said again, because grouping for the maximum drops the model's own ordering.
     return annotated.order_by("kind", "name")
+
+
+def _training_run(run_id: object) -> TrainingRun | None:
+    """The run of that id, if this installation knows it."""
+    try:
+        return TrainingRun.objects.filter(pk=UUID(str(run_id))).first()
+    except ValueError:
+        return None
+
+
+def _dataset_sha256(datasets: object) -> str:
+    """One hash for what was learned from: that of the one dataset, or of the sorted hashes of several."""
+    listed = datasets if isinstance(datasets, list) else []
+    hashes = sorted(str(dataset["sha256"]) for dataset in listed if isinstance(dataset, dict) and "sha256" in dataset)
+    if len(hashes) == 1:
+        return hashes[0][:64]
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest() if hashes else ""
 
 
 def _plain(value: Mapping[str, Any]) -> dict[str, Any]:

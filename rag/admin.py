@@ -23,8 +23,7 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from models_registry.admin import principal_of
-from ops.admin import LatestRows, ReadOnlyAdmin
+from ops.admin import LatestRows, ReadOnlyAdmin, principal_of
 from ops.contracts.problems import Problem
 from rag import collections, tasks
 from rag.ann import configs as ann_configs

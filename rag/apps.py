@@ -8,22 +8,36 @@ class RagConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from models_registry.deployments import register_guard
+        from models_registry.deployments import register_guard, register_trial
         from models_registry.models import Slot
+        from models_registry.past import register_past
         from models_registry.scopes import register_collection_lookup
         from models_registry.seeding import register_seeder
+        from models_registry.serving import register_loader
+        from models_registry.tuning import register_evaluator, register_preview
         from ops.contracts.health import register_health_check
-        from rag import checks  # noqa: F401  (registers the system checks)
+        from rag import checks, spaces  # noqa: F401  (checks registers the system checks)
+        from rag.ann.past import indexes_at
+        from rag.evaluation.weights import JudgedEvaluator
         from rag.health import check_live_models
         from rag.milvus import outbox
         from rag.models import Collection
+        from rag.pipeline import rankers
         from rag.pipeline.retrieval import check_retrieval
+        from rag.preview import PipelinePreview
         from rag.reembedding import require_filled
         from rag.seeding import seed_retrieval
 
         register_collection_lookup(lambda slug: Collection.objects.filter(slug=slug).exists())
         register_guard(Slot.EMBEDDER, require_filled)
+        register_loader(Slot.LTR, rankers.RankerLoader())
+        register_loader(Slot.EMBEDDER, spaces.EmbedderLoader())
+        register_trial(Slot.LTR, rankers.try_out)
+        register_trial(Slot.EMBEDDER, spaces.try_out)
         register_seeder("rag", seed_retrieval)
+        register_past("indexes", indexes_at)
+        register_preview(PipelinePreview())
+        register_evaluator(JudgedEvaluator())
         register_health_check("models", check_live_models, critical=True)
         register_health_check("retrieval", check_retrieval, critical=False)
         if settings.RAG_RETRIEVAL_MODE == outbox.MODE:

@@ -16,6 +16,7 @@ from ops import audit
 from ops.contracts.audit import declare_action
 from ops.contracts.principal import SYSTEM, Principal
 from ops.contracts.problems import Conflict, InvalidRequest, Unavailable
+from rag.ann import past as ann_past
 from rag.ingest import service, writer
 from rag.ingest.plan import ensure_chunks_fit
 from rag.models import Collection, DocumentState, IndexRun
@@ -85,6 +86,7 @@ def delete_collection(collection: Collection, principal: Principal) -> None:
     for slot in Slot:
         if deployments.live().filter(slot=slot, scope=collection.slug).exists():
             deployments.deactivate(slot, collection.slug, by=SYSTEM, reason="The collection is deleted.")
+    ann_past.ended(collection.slug)
     writer.delete_collection(collection.id)
 
 

@@ -588,6 +588,26 @@ class Feedback(models.Model):
         return f"{self.kind} {self.value:+d} on {self.document_id}"
 
 
+class AnnPeriod(models.Model):
+    """When a vector index configuration was live, by whom and why: kept when its collection or row is long gone."""
+
+    number = models.BigIntegerField(help_text="Of the configuration; no key, because the row may be gone.")
+    collection = models.CharField(max_length=64, help_text="Slug.")
+    what = models.CharField(max_length=300, help_text="The configuration in words.")
+    facts = models.JSONField(default=dict)
+    started_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True)
+    by = models.CharField(max_length=200)
+    reason = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ("-started_at", "-id")
+        indexes = (models.Index(fields=("started_at",), name="rag_ann_period_started"),)
+
+    def __str__(self) -> str:
+        return f"{self.what}, live from {self.started_at:%Y-%m-%d %H:%M}"
+
+
 class JudgedQuery(models.Model):
     """A query of a test collection, with its judgements."""
 

@@ -10,8 +10,10 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from models_registry.artifacts import local_path
+from models_registry.formats import require_format
 from models_registry.live import LiveModel, view
-from models_registry.models import Slot
+from models_registry.models import ModelVersion, Slot
+from ops.contracts.problems import Unprocessable
 from rag.models import EmbeddingSpace
 from rag.pipeline.embed import Embedder, EmbeddingError, Encoder, Sharing, Space
 from rag.pipeline.loaded import LoadedModels
@@ -46,21 +48,70 @@ def embedder_for(collection_slug: str, *, indexing: bool = False) -> Embedder:
 
 def load_embedder(embedder: LiveModel, *, indexing: bool = False) -> Embedder:
     """The embedder of a version; its files are loaded once per process. Raises `EmbeddingError`."""
-    space = space_of(embedder)
-    threads = settings.RAG_INDEX_THREADS if indexing else settings.RAG_EMBED_THREADS
-    model, tokenizer = embedder.artifacts["model"], embedder.artifacts["tokenizer"]
+    return Embedder(space_of(embedder), _encoder_of(embedder, indexing=indexing))
+
+
+class EmbedderLoader:
+    """How the registry has embedders loaded before they answer."""
+
+    def is_loaded(self, model: LiveModel) -> bool:
+        return _encoders.has(_encoder_key(model, indexing=False))
+
+    def load(self, model: LiveModel) -> None:
+        _encoder_of(model, indexing=False).encode_query("warm")
+
+    def unload(self, model: LiveModel) -> None:
+        key = _encoder_key(model, indexing=False)
+        # Another version may be the same files with other prompts.
+        if not any(isinstance(live, LiveModel) and _is_encoder(live, key) for live in view.all()):
+            _encoders.drop(model, key)
+
+
+def _is_encoder(live: LiveModel, key: tuple[str, str, int, bool]) -> bool:
+    return live.slot == Slot.EMBEDDER and _encoder_key(live, indexing=False) == key
+
+
+def _encoder_key(embedder: LiveModel, *, indexing: bool) -> tuple[str, str, int, bool]:
+    threads: int = settings.RAG_INDEX_THREADS if indexing else settings.RAG_EMBED_THREADS
+    return embedder.artifacts["model"], embedder.artifacts["tokenizer"], threads, indexing
+
+
+def _encoder_of(embedder: LiveModel, *, indexing: bool) -> Encoder:
+    key = _encoder_key(embedder, indexing=indexing)
+    model, tokenizer, threads, _ = key
 
     def load() -> Encoder:
         return Encoder(
             local_path(model),
             local_path(tokenizer),
-            dimension=space.dimension,
-            max_tokens=space.max_tokens,
+            dimension=embedder.parameters["dimension"],
+            max_tokens=embedder.parameters["max_tokens"],
             threads=threads,
             sharing=None if indexing else query_sharing(),
         )
 
-    return Embedder(space, _encoders.get(embedder, (model, tokenizer, threads, indexing), load))
+    return _encoders.get(embedder, key, load)
+
+
+def try_out(version: ModelVersion) -> None:
+    """See that an embedder's files are whole and safe to load. Raises `Unprocessable`: the trial of its slot.
+
+    They are not loaded: that takes memory twice, and each process loads them before it lets them answer.
+    """
+    from tokenizers import Tokenizer  # megabytes that processes without an embedder are spared
+
+    try:
+        missing = sorted({"model", "tokenizer"} - version.artifacts.keys()) or sorted(
+            set(IDENTITY) - version.parameters.keys()
+        )
+        if missing:
+            raise Unprocessable(f"{version} can't be used: it has no {', '.join(missing)}.")
+        require_format(local_path(version.artifacts["model"]), "model", version.model.provider)
+        Tokenizer.from_file(str(local_path(version.artifacts["tokenizer"])))
+    except Unprocessable:
+        raise
+    except Exception as error:  # tokenizers raises bare ones
+        raise Unprocessable(f"{version} can't be used: {error}") from error
 
 
 def query_sharing() -> Sharing:

@@ -16,7 +16,7 @@ from ops.contracts.problems import Problem
 from rag import query_log, reembedding
 from rag.ann import configs
 from rag.ann.measure import measure
-from rag.evaluation import background
+from rag.evaluation import background, weights
 from rag.ingest import originals, runs, service, writer
 from rag.models import AnnConfig, AnnState, IdempotentRequest, IndexRun, RunState
 
@@ -68,6 +68,12 @@ def resume_evaluations(*, at_once: bool = False) -> None:
     stalled_after = timedelta(0) if at_once else background.STALLED_AFTER
     for run_id in background.take_stalled(timezone.now(), stalled_after):
         evaluate_collection.delay(run_id)
+
+
+@shared_task(name="rag.measure_weights")
+def measure_weights(measurement_id: str) -> None:
+    """Measure fusion weights that somebody is looking at."""
+    weights.perform(measurement_id)
 
 
 @shared_task(name="rag.fold_lexical_totals")

@@ -11,7 +11,7 @@ from django.conf import settings
 from django.core.cache import cache
 from pytest_django import DjangoDbBlocker
 
-from models_registry import seeding
+from models_registry import deployments, seeding, serving
 from models_registry.live import view
 from models_registry.models import GLOBAL_SCOPE, Deployment, Slot
 from ops.instrumentation.batch import forget_all, hold_all
@@ -75,12 +75,26 @@ def live_models(db: None, exported_embedder: Path) -> None:
     view.expire()
 
 
+@pytest.fixture
+def untried_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Versions go live without showing that they work, as when a file is damaged later."""
+    monkeypatch.setattr(deployments, "_trials", {})
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _rows_are_written_on_request() -> Iterator[None]:
     """No thread writes beside a test's transaction; a test that wants the rows calls ``flush``."""
     hold_all()
     yield
     forget_all()
+
+
+@pytest.fixture(autouse=True)
+def loaders(monkeypatch: pytest.MonkeyPatch) -> dict[Slot, serving.Loader]:
+    """The real ones, which are taken away: what becomes live answers at once, and no thread loads beside a test."""
+    real = dict(serving._loaders)
+    monkeypatch.setattr(serving, "_loaders", {})
+    return real
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "zenglow_site.settings")
 
 http_application = asgi_application()
 
-from models_registry.live import view  # noqa: E402  (the apps are loaded now)
+from models_registry import processes, serving  # noqa: E402  (the apps are loaded now)
+from models_registry.live import view  # noqa: E402
 from ops.api.views import health_monitor  # noqa: E402
 from zenglow_site.routing import websocket_application  # noqa: E402
 
@@ -21,5 +22,13 @@ application = ProtocolTypeRouter({"http": http_application, "websocket": websock
 
 BoundedConnection.answer_timeout_s = settings.ENVIRONMENT["DATABASE_ANSWER_TIMEOUT_S"]
 view.follow()
-# Asking whether the models work loads them, so that the first query need not.
-threading.Thread(target=health_monitor().readiness, name="warm-up", daemon=True).start()
+processes.announce("web")
+
+
+def _warm_up() -> None:
+    """Load what is live, so that the first query need not wait; then readiness says how it went."""
+    serving.warm_up()
+    health_monitor().readiness()
+
+
+threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()

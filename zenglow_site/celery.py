@@ -20,6 +20,16 @@ def unwind_on_sigterm(**_: object) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
 
+@worker_process_init.connect
+def follow_the_registry(**_: object) -> None:
+    """Hear at once of what becomes live, and tell of the models that this process holds."""
+    from models_registry import processes
+    from models_registry.live import view
+
+    view.follow()
+    processes.announce("worker")
+
+
 @worker_ready.connect
 def resume_at_once(**_: object) -> None:
     """The worker that replaces a killed one goes on with its runs before they count as stalled."""

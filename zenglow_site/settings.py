@@ -184,6 +184,11 @@ CELERY_BEAT_SCHEDULE = {
         "ops.roll_up_performance": 60.0,
         "ops.purge": 24 * 3600.0,
         "registry.roll_up_statistics": 300.0,
+        **(
+            {"registry.refresh": float(ENVIRONMENT["REGISTRY_DISCOVER_INTERVAL_S"])}
+            if ENVIRONMENT["REGISTRY_DISCOVER_INTERVAL_S"]
+            else {}
+        ),
         **({"rag.deliver_to_milvus": 1.0} if ENVIRONMENT["RAG_RETRIEVAL_MODE"] == "milvus" else {}),
     }.items()
 }
@@ -250,6 +255,8 @@ SPECTACULAR_SETTINGS = {
     "ENUM_NAME_OVERRIDES": {
         "HealthStateEnum": "ops.api.serializers.STATES",
         "DocumentStateEnum": "rag.models.DocumentState",
+        "LoadStateEnum": "models_registry.api.serializers.LOAD_STATES",
+        "VersionStatusEnum": "models_registry.models.VersionStatus",
         "RunStateEnum": "rag.models.RunState",
         "ItemStateEnum": "rag.models.ItemState",
         "EvaluationStateEnum": "rag.models.EvaluationState",

@@ -8,10 +8,11 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from models_registry.loading import LoadState
-from models_registry.models import Deployment, Model, ModelKind, Role, Slot
-from ops.api.fields import StrictCharField, StrictFloatField, StrictIntegerField, StrictSerializer
+from models_registry.models import Deployment, Model, ModelKind, Role, Slot, VersionStatus
+from ops.api.fields import StrictBooleanField, StrictCharField, StrictFloatField, StrictIntegerField, StrictSerializer
 
 REASON_CHARACTERS = 2000
+LOAD_STATES = [state.value for state in LoadState]
 
 
 class ReasonField(StrictCharField):
@@ -38,11 +39,17 @@ class WeightsHistoryQuerySerializer(CollectionQuerySerializer):
 
 class ModelsQuerySerializer(StrictSerializer):
     kind = serializers.ChoiceField(choices=ModelKind.choices, required=False)
+    provider = serializers.CharField(required=False, max_length=64, help_text="What runs it, such as `onnxruntime`.")
+    search = serializers.CharField(required=False, max_length=128, help_text="Part of the name or description.")
+    live = serializers.BooleanField(
+        required=False, allow_null=True, default=None, help_text="Only what is, or is not, live somewhere."
+    )
     limit = serializers.CharField(required=False)
     cursor = serializers.CharField(required=False)
 
 
 class VersionsQuerySerializer(StrictSerializer):
+    status = serializers.ChoiceField(choices=VersionStatus.choices, required=False)
     limit = serializers.CharField(required=False)
     cursor = serializers.CharField(required=False)
 
@@ -154,6 +161,13 @@ class VersionSerializer(serializers.Serializer[Any]):
     parameters = serializers.DictField()
     metrics = serializers.DictField()
     provenance = serializers.DictField()
+    training_run = serializers.UUIDField(source="training_run_id", allow_null=True)
+    dataset_sha256 = serializers.CharField(help_text="Identifies what it was trained on; empty: not known.")
+    code_revision = serializers.CharField()
+    status = serializers.ChoiceField(choices=VersionStatus.choices)
+    status_detail = serializers.CharField(help_text="Why it is missing or failed.")
+    found_at = serializers.CharField(source="source", help_text="Where it was discovered; empty: registered here.")
+    seen_at = serializers.DateTimeField(allow_null=True, help_text="When it was last found at its source.")
     created_at = serializers.DateTimeField()
 
 
@@ -183,13 +197,32 @@ class FiguresSerializer(serializers.Serializer[Any]):
 
 
 class LoadReportSerializer(serializers.Serializer[Any]):
-    model = serializers.CharField(help_text="`name@number`.")
-    slots = serializers.ListField(child=serializers.CharField(), help_text="Slots it is live in; empty when it is not.")
-    scopes = serializers.ListField(child=serializers.CharField())
-    state = serializers.ChoiceField(choices=[state.value for state in LoadState])
+    """A model version in one process, or on one server of models."""
+
+    process = serializers.CharField(help_text="`role host:process id`, or the server that holds it.")
+    role = serializers.CharField(help_text="`web`, `worker`, or `server` for one that speaks Ollama's protocol.")
+    state = serializers.ChoiceField(choices=LOAD_STATES)
     since = serializers.DateTimeField(allow_null=True)
     load_time_ms = serializers.FloatField(allow_null=True)
+    memory_bytes = serializers.IntegerField(
+        allow_null=True, help_text="What the process grew by while it loaded: near the truth."
+    )
+    device = serializers.CharField(allow_null=True)
     error = serializers.CharField(allow_null=True)
+
+
+class ModelHealthSerializer(serializers.Serializer[Any]):
+    model = serializers.CharField(help_text="`name@number`.")
+    kind = serializers.CharField(allow_null=True, help_text="Null when the registry could not be read.")
+    status = serializers.ChoiceField(choices=VersionStatus.choices, allow_null=True)
+    status_detail = serializers.CharField()
+    slots = serializers.ListField(child=serializers.CharField(), help_text="Slots it is live in; empty when it is not.")
+    scopes = serializers.ListField(child=serializers.CharField())
+    state = serializers.ChoiceField(
+        choices=LOAD_STATES,
+        help_text="The worst of all processes; `unloaded` where none has it.",
+    )
+    processes = LoadReportSerializer(many=True)
     statistics = serializers.DictField(
         child=FiguresSerializer(),
         allow_null=True,
@@ -198,5 +231,70 @@ class LoadReportSerializer(serializers.Serializer[Any]):
 
 
 class ModelsHealthSerializer(serializers.Serializer[Any]):
-    process_id = serializers.IntegerField(help_text="Loading is a matter of each process: this one answered.")
-    models = LoadReportSerializer(many=True)
+    process = serializers.CharField(help_text="The process that answered.")
+    sees_all_processes = serializers.BooleanField(
+        help_text="False while Redis is away: then only the process that answered is listed."
+    )
+    models = ModelHealthSerializer(many=True)
+
+
+class LookedSerializer(serializers.Serializer[Any]):
+    """What a look at one source found."""
+
+    source = serializers.CharField()
+    found = serializers.IntegerField()
+    added = serializers.ListField(child=serializers.CharField(), help_text="`name@number`.")
+    missing = serializers.ListField(child=serializers.CharField())
+    returned = serializers.ListField(child=serializers.CharField(), help_text="Were missing, and are there again.")
+    error = serializers.CharField(help_text="Why it could not be looked at, or what in it can't be used.")
+
+
+class RefreshedSerializer(serializers.Serializer[Any]):
+    sources = LookedSerializer(many=True)
+
+
+class PromotionSerializer(StrictSerializer):
+    version = StrictCharField(max_length=150, help_text="`name@number`, or a name for its newest version.")
+    reason = ReasonField()
+    force = StrictBooleanField(
+        required=False,
+        default=False,
+        help_text="Although what it needs is not all there. A broken one is refused anyway.",
+    )
+
+
+class SlotRollbackSerializer(StrictSerializer):
+    slot = serializers.ChoiceField(choices=Slot.choices, help_text="Weights have `/rag/fusion/weights/rollback`.")
+    reason = ReasonField()
+
+
+class ImportQuerySerializer(StrictSerializer):
+    name = serializers.CharField(
+        required=False, max_length=128, help_text="Of the model, when it is not to keep its own."
+    )
+
+
+class ImportedSerializer(serializers.Serializer[Any]):
+    version = serializers.CharField(help_text="`name@number`.")
+    is_new = serializers.BooleanField(help_text="False when it was here already.")
+
+
+class PastQuerySerializer(StrictSerializer):
+    at = serializers.DateTimeField(required=False, help_text="ISO 8601; UTC unless it says otherwise. Default: now.")
+
+
+class PastEntrySerializer(serializers.Serializer[Any]):
+    scope = serializers.CharField(help_text="`global`, or a collection's slug.")
+    slot = serializers.CharField(help_text="`weights`, a kind of model, or `index`.")
+    role = serializers.ChoiceField(choices=Role.choices)
+    what = serializers.CharField()
+    since = serializers.DateTimeField()
+    until = serializers.DateTimeField(allow_null=True, help_text="Null: it is live still.")
+    by = serializers.CharField()
+    reason = serializers.CharField()
+    facts = serializers.DictField()
+
+
+class PastSerializer(serializers.Serializer[Any]):
+    at = serializers.DateTimeField()
+    live = PastEntrySerializer(many=True)

@@ -1,6 +1,15 @@
 from django.urls import path
 
-from models_registry.api.registry import DeploymentsView, ModelsView, ModelView
+from models_registry.api.archives import ExportView, ImportView
+from models_registry.api.registry import (
+    DeploymentsView,
+    ModelsView,
+    ModelView,
+    PastView,
+    PromotionView,
+    RefreshView,
+    SlotRollbackView,
+)
 from models_registry.api.rollouts import (
     RolloutAbortView,
     RolloutPauseView,
@@ -15,6 +24,12 @@ urlpatterns = [
     path("models", ModelsView.as_view(), name="registry-models"),
     # A model may be named after its origin, such as BAAI/bge-small-en-v1.5.
     path("models/<path:name>", ModelView.as_view(), name="registry-model"),
+    path("exports/<path:label>", ExportView.as_view(), name="registry-export"),
+    path("imports", ImportView.as_view(), name="registry-import"),
+    path("refresh", RefreshView.as_view(), name="registry-refresh"),
+    path("promotions", PromotionView.as_view(), name="registry-promotions"),
+    path("rollbacks", SlotRollbackView.as_view(), name="registry-rollbacks"),
+    path("past", PastView.as_view(), name="registry-past"),
     path("deployments", DeploymentsView.as_view(), name="registry-deployments"),
     path("rollouts", RolloutsView.as_view(), name="registry-rollouts"),
     path("rollouts/<int:number>", RolloutView.as_view(), name="registry-rollout"),

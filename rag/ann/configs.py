@@ -24,7 +24,7 @@ from ops import audit
 from ops.contracts.audit import declare_action
 from ops.contracts.principal import Principal
 from ops.contracts.problems import Conflict, InvalidRequest, NotFound, Unprocessable
-from rag.ann import indexes
+from rag.ann import indexes, past
 from rag.models import AnnConfig, AnnPrecision, AnnState, AnnStrategy, Collection, DocEmbedding, EmbeddingSpace
 from rag.spaces import space_of
 
@@ -172,6 +172,7 @@ def activate(config: AnnConfig, *, by: Principal, reason: str = "", force: bool 
             current.save(update_fields=["state", "retired_at"])
         config.state, config.activated_at, config.retired_at = AnnState.LIVE, timezone.now(), None
         config.save(update_fields=["state", "activated_at", "retired_at"])
+        past.began(config, current, by=by, reason=reason)
         audit.record(
             by,
             ACTIVATE,

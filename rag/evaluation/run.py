@@ -130,7 +130,7 @@ def measure(collection_slug: str, on_query: OnQuery = lambda done, total: None) 
         timings=stage_timings(durations_ms),
         metrics={row: means(of_row) for row, of_row in values.items()},
         per_query=values,
-        in_sample=_was_trained_on(resolved.ranker.version_id, collection_slug, judged.sha256),
+        in_sample=was_trained_on(resolved.ranker.version_id, collection_slug, judged.sha256),
     )
 
 
@@ -164,7 +164,7 @@ def code_revision() -> str:
     return found.stdout.strip()[:100]
 
 
-def _was_trained_on(version_id: int, collection_slug: str, sha256: str) -> bool:
+def was_trained_on(version_id: int, collection_slug: str, sha256: str) -> bool:
     """Whether a ranker knows these judgements, under whatever name, or others of a collection of that name."""
     provenance = ModelVersion.objects.values_list("provenance", flat=True).get(id=version_id)
     return any(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 from models_registry.live import LiveModel
-from models_registry.loading import loading
+from models_registry.loading import loading, unloaded
 from ops.alerts import raise_alert, resolve_alert
 from ops.models import AlertEvent, AlertSeverity
 
@@ -59,6 +60,21 @@ class LoadedModels(Generic[Made]):
             self._failures.pop(key, None)
             resolve_alert(alert)
             return made
+
+    def has(self, key: Hashable) -> bool:
+        """Whether it is loaded."""
+        return key in self._made
+
+    def drop(self, model: LiveModel, key: Hashable) -> None:
+        """Let go of what was loaded. Its memory is given back, and its report ends, when the last user has."""
+        with self._lock:
+            made = self._made.pop(key, None)
+        if made is None:
+            return
+        try:
+            weakref.finalize(made, unloaded, model.label)
+        except TypeError:  # so small that it can't be watched
+            unloaded(model.label)
 
     def forget(self) -> None:
         """Drop everything: for tests, and before a process forks."""

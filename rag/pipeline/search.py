@@ -248,8 +248,8 @@ def _shared_answer(request: SearchRequest, resolved: Resolved, progress: Progres
     return computed[0]
 
 
-def _answer(request: SearchRequest, resolved: Resolved, progress: Progress) -> Body:
-    """The part of an answer that the response cache keeps."""
+def scored_candidates(request: SearchRequest, resolved: Resolved, progress: Progress) -> ScoredCandidates:
+    """Everything before fusion, from the feature cache or computed and kept there. ``request`` is a `validate`d one."""
     snapshot = resolved.snapshot
     scored = _cached_scores(request, snapshot, progress)
     if scored is None:
@@ -258,6 +258,13 @@ def _answer(request: SearchRequest, resolved: Resolved, progress: Progress) -> B
             _misses.not_kept(_question("feature", request, snapshot))
         else:
             _keep("feature", request, snapshot, scored.to_bytes(), progress)
+    return scored
+
+
+def _answer(request: SearchRequest, resolved: Resolved, progress: Progress) -> Body:
+    """The part of an answer that the response cache keeps."""
+    snapshot = resolved.snapshot
+    scored = scored_candidates(request, resolved, progress)
     fused = fuse_scores(snapshot, scored)
     contributions = _explain(scored, resolved, progress) if request.explain else None
     with hot_cursor() as cursor:

@@ -12,9 +12,19 @@ import pytest
 from django.core.files.storage import storages
 from django.db import connection
 
-from models_registry import artifacts, scopes, versions
+from models_registry import artifacts, deployments, scopes, versions
 from models_registry.live import LiveView
-from models_registry.models import Artifact, Deployment, FusionWeights, Model, ModelKind, ModelVersion, Rollout
+from models_registry.models import (
+    Artifact,
+    Deployment,
+    FusionWeights,
+    Model,
+    ModelKind,
+    ModelVersion,
+    Rollout,
+    Slot,
+    TrainingRun,
+)
 from ops.contracts.principal import Principal, PrincipalKind, Scope
 from ops.models import AuditEvent
 
@@ -35,8 +45,16 @@ def empty_registry(request: pytest.FixtureRequest) -> None:
     if marker is not None:
         request.getfixturevalue("transactional_db" if marker.kwargs.get("transaction") else "db")
         Deployment.objects.exclude(rollout=None).delete()
-        for table in (Rollout, Deployment, ModelVersion, Model, FusionWeights, Artifact, AuditEvent):
+        for table in (Rollout, Deployment, ModelVersion, TrainingRun, Model, FusionWeights, Artifact, AuditEvent):
             table.objects.all().delete()
+
+
+@pytest.fixture(autouse=True)
+def trials(monkeypatch: pytest.MonkeyPatch) -> dict[Slot, deployments.Trial]:
+    """How versions show that they work: none does here, unless a test says how. Their contents are not models."""
+    registered: dict[Slot, deployments.Trial] = {}
+    monkeypatch.setattr(deployments, "_trials", registered)
+    return registered
 
 
 @pytest.fixture

@@ -58,9 +58,9 @@ def test_show_tells_everything_about_the_versions(make_version: MakeVersion) -> 
 def test_activate_and_rollback_and_history(make_version: MakeVersion, collections: set[str]) -> None:
     make_version(content=b"one")
     make_version(content=b"two")
-    assert run("registry", "activate", "ranker@1") == "ranker@1 is the ranker everywhere."
-    assert run("registry", "activate", "ranker", reason="better") == "ranker@2 is the ranker everywhere."
-    assert run("registry", "activate", "ranker@1", collection="papers") == "ranker@1 is the ranker in 'papers'."
+    assert run("registry", "promote", "ranker@1") == "ranker@1 is the ranker everywhere."
+    assert run("registry", "promote", "ranker", reason="better") == "ranker@2 is the ranker everywhere."
+    assert run("registry", "promote", "ranker@1", collection="papers") == "ranker@1 is the ranker in 'papers'."
     assert run("registry", "rollback", "ltr") == "ranker@1 is the ranker everywhere."
     assert run("registry", "rollback", "ltr", collection="papers") == "'papers' follows the global ranker again."
 
@@ -81,8 +81,8 @@ def test_deactivate_ends_an_override(make_version: MakeVersion, collections: set
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("activate", "nothing@1"), "no model version 'nothing@1'"),
-        (("activate", "ranker@1", "--collection", "nowhere"), "no collection 'nowhere'"),
+        (("promote", "nothing@1"), "no model version 'nothing@1'"),
+        (("promote", "ranker@1", "--collection", "nowhere"), "no collection 'nowhere'"),
         (("rollback", "ltr"), "no earlier ranker"),
         (("history", "--collection", "nowhere"), "no collection 'nowhere'"),
     ],
@@ -97,7 +97,7 @@ def test_a_refusal_is_one_line_and_code_2(
 
 def test_a_damaged_file_is_refused_in_one_line(make_version: MakeVersion) -> None:
     artifacts.local_path(make_version().artifacts["model"]).write_bytes(b"damaged")
-    assert "its file 'model' is not well" in refused("registry", "activate", "ranker")
+    assert "its file 'model' is not well" in refused("registry", "promote", "ranker")
 
 
 def test_gc_lists_and_deletes(make_version: MakeVersion) -> None:

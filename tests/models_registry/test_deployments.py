@@ -9,8 +9,8 @@ import pytest
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from models_registry import artifacts, deployments, weights
-from models_registry.models import Deployment, FusionWeights, ModelKind, ModelVersion, Slot
+from models_registry import artifacts, deployments, versions, weights
+from models_registry.models import Deployment, FusionWeights, ModelKind, ModelVersion, Slot, VersionStatus
 from ops.contracts.principal import SYSTEM, Principal
 from ops.contracts.problems import Conflict, Forbidden, NotFound, PreconditionFailed, Unprocessable
 from ops.models import AuditEvent
@@ -267,3 +267,66 @@ def test_only_one_of_two_that_expect_the_same_wins(operator: Principal) -> None:
     assert [type(result) for result in results].count(PreconditionFailed) == 3
     # The losers' versions are not left behind.
     assert FusionWeights.objects.count() == 2
+
+
+class TestTrials:
+    """A version shows that it works before it goes live."""
+
+    @pytest.fixture
+    def picky(self, trials: dict[Slot, deployments.Trial]) -> dict[str, str]:
+        """Labels of versions that don't work, and why."""
+        faults: dict[str, str] = {}
+
+        def try_out(version: ModelVersion) -> None:
+            if fault := faults.get(str(version)):
+                raise Unprocessable(fault)
+
+        trials[Slot.LTR] = try_out
+        return faults
+
+    def test_a_broken_version_is_marked_and_leaves_the_live_one_in_service(
+        self, operator: Principal, make_version: MakeVersion, picky: dict[str, str]
+    ) -> None:
+        good, bad = make_version(content=b"one"), make_version(content=b"two")
+        deployments.activate(Slot.LTR, good, by=operator)
+        picky["ranker@2"] = "It has no trees."
+        with pytest.raises(Unprocessable, match="no trees"):
+            deployments.activate(Slot.LTR, bad, by=operator, force=True)
+        bad.refresh_from_db()
+        assert (bad.status, bad.status_detail) == ("failed", "It has no trees.")
+        assert live_thing(Slot.LTR) == good
+
+        del picky["ranker@2"]
+        deployments.activate(Slot.LTR, bad, by=operator)
+        bad.refresh_from_db()
+        assert (bad.status, bad.status_detail) == ("ready", "")
+
+    def test_a_damaged_file_shows_as_failed(self, operator: Principal, make_version: MakeVersion, store: Path) -> None:
+        version = make_version()
+        next(path for path in (store / "artifacts").rglob("*") if path.is_file()).write_bytes(b"half")
+        with pytest.raises(Unprocessable, match="not well"):
+            deployments.activate(Slot.LTR, version, by=operator)
+        version.refresh_from_db()
+        assert version.status == "failed"
+        assert "another content" in version.status_detail
+
+    def test_going_back_to_a_broken_version_is_refused_and_marks_it(
+        self, operator: Principal, make_version: MakeVersion, picky: dict[str, str]
+    ) -> None:
+        first, second = make_version(content=b"one"), make_version(content=b"two")
+        deployments.activate(Slot.LTR, first, by=operator)
+        deployments.activate(Slot.LTR, second, by=operator)
+        picky["ranker@1"] = "It has no trees."
+        with pytest.raises(Unprocessable):
+            deployments.rollback(Slot.LTR, by=operator)
+        first.refresh_from_db()
+        assert first.status == "failed"
+        assert live_thing(Slot.LTR) == second
+
+    def test_a_missing_version_is_refused(self, operator: Principal, make_version: MakeVersion) -> None:
+        version = make_version()
+        versions.set_status(version, VersionStatus.MISSING, "The server no longer lists it.")
+        with pytest.raises(Unprocessable, match="no longer lists it"):
+            deployments.activate(Slot.LTR, version, by=operator)
+        version.refresh_from_db()
+        assert version.status == "missing"

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 from collections.abc import Mapping
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, TextIO, cast
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 from rich.console import Console
 from rich.filesize import decimal as readable_size
 from rich.markup import escape
 from rich.table import Table
 
-from models_registry import artifacts, deployments, versions
+from models_registry import archives, artifacts, deployments, versions
+from models_registry.discovery.refresh import refresh
 from models_registry.management.refusals import refusals
-from models_registry.models import GLOBAL_SCOPE, Artifact, Deployment, ModelVersion, Role, Slot
+from models_registry.models import GLOBAL_SCOPE, Artifact, Deployment, ModelVersion, Role, Slot, VersionStatus
 from models_registry.scopes import readable_scope
 from ops.contracts.principal import SYSTEM
 from ops.contracts.problems import NotFound
@@ -23,16 +26,16 @@ TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 
 
 class Command(BaseCommand):
-    help = "Show the models and what is live; activate a version, or go back. Times are UTC."
+    help = "Show the models and what is live; promote a version, go back, move versions between installations."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True)
         actions.add_parser("list", help="every model, its newest version and where it is live")
         show = actions.add_parser("show", help="one model with its versions and files")
         show.add_argument("name")
-        activate = actions.add_parser("activate", help="put a version live")
-        activate.add_argument("version", help="name@number, or a name for its newest version")
-        activate.add_argument("--force", action="store_true", help="although what it needs is not all there")
+        promote = actions.add_parser("promote", help="put a version live")
+        promote.add_argument("version", help="name@number, or a name for its newest version")
+        promote.add_argument("--force", action="store_true", help="although what it needs is not all there")
         deactivate = actions.add_parser("deactivate", help="end a collection's own choice")
         rollback = actions.add_parser("rollback", help="put back what was live before the last change")
         for action in (deactivate, rollback):
@@ -40,11 +43,20 @@ class Command(BaseCommand):
         history = actions.add_parser("history", help="what was live when, by whom and why")
         history.add_argument("--slot", choices=Slot.values)
         history.add_argument("--limit", type=int, default=50, help="rows to show, newest first")
-        for action in (activate, rollback, history):
+        for action in (promote, rollback, history):
             action.add_argument("--collection", help="slug; without it the global choice")
         deactivate.add_argument("--collection", required=True, help="slug")
-        for action in (activate, deactivate, rollback):
+        for action in (promote, deactivate, rollback):
             action.add_argument("--reason", default="", help="why; kept in the history")
+        export = actions.add_parser("export", help="write one version as a file that other installations import")
+        export.add_argument("version", help="name@number, or a name for its newest version")
+        export.add_argument(
+            "file", type=Path, nargs="?", help="file or folder; without it, here, by the version's name"
+        )
+        take = actions.add_parser("import", help="register the version in a file; it becomes live nowhere")
+        take.add_argument("file", type=Path)
+        take.add_argument("--name", help="of the model, when it is not to keep its own")
+        actions.add_parser("refresh", help="look for models at the sources that the settings name")
         collect = actions.add_parser("gc", help="delete files that no version needs")
         collect.add_argument("--dry-run", action="store_true", help="only list them")
 
@@ -72,11 +84,13 @@ class Command(BaseCommand):
             scopes = ", ".join(sorted(scope for number, scope in live if number == version.number))
             live_in = f" · live: {scopes}" if scopes else ""
             self.console.print(escape(f"\n{version} · {version.created_at:{TIME_FORMAT}}{live_in}"))
+            if version.status != VersionStatus.READY:
+                self.console.print(escape(f"{version.status}: {version.status_detail}"))
             facts = _facts_of(version)
             if facts.rows:
                 self.console.print(facts)
 
-    def do_activate(self, options: Mapping[str, Any]) -> None:
+    def do_promote(self, options: Mapping[str, Any]) -> None:
         version = versions.find_version(options["version"])
         row = deployments.activate(
             deployments.slot_of(version),
@@ -110,6 +124,48 @@ class Command(BaseCommand):
             what = f"{row.model_version or row.weights}"
             period = f"{row.started_at:{TIME_FORMAT}}\nto {until}"
             table.add_row(*map(escape, (period, row.scope, row.slot + _role(row.role), what, row.by, row.reason)))
+        self.console.print(table)
+
+    def do_export(self, options: Mapping[str, Any]) -> None:
+        version = versions.find_version(options["version"])
+        target = options["file"] or Path()
+        if target.is_dir():
+            target = target / archives.file_name(version)
+        try:
+            # Whole or not at all: a half-written archive would look like one.
+            with NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}-", delete=False) as draft:
+                try:
+                    archives.export_version(version, draft, by=SYSTEM)
+                    draft.close()
+                    Path(draft.name).replace(target)
+                finally:
+                    Path(draft.name).unlink(missing_ok=True)
+        except OSError as error:
+            raise CommandError(f"{target} can't be written: {error.strerror}.", returncode=2) from error
+        self.stdout.write(f"{version} is in {target} ({readable_size(target.stat().st_size)}).")
+
+    def do_import(self, options: Mapping[str, Any]) -> None:
+        try:
+            with options["file"].open("rb") as source:
+                version, is_new = archives.import_version(source, by=SYSTEM, name=options["name"])
+        except OSError as error:
+            raise CommandError(f"{options['file']} can't be read: {error.strerror}.", returncode=2) from error
+        if is_new:
+            self.stdout.write(f"{version} is registered. `manage.py registry promote {version}` puts it live.")
+        else:
+            self.stdout.write(f"{version} is here already: nothing was changed.")
+
+    def do_refresh(self, options: Mapping[str, Any]) -> None:
+        results = refresh(SYSTEM)
+        if not results:
+            self.stdout.write(
+                "There is nowhere to look: set REGISTRY_DISCOVER_DIRS, REGISTRY_OLLAMA_URLS or REGISTRY_OPENAI_URLS."
+            )
+            return
+        table = _table("source", "found", "added", "missing", "back", "fault")
+        for one in results:
+            changes = ["\n".join(labels) for labels in (one.added, one.missing, one.returned)]
+            table.add_row(*map(escape, (one.source, str(one.found), *changes, one.error)))
         self.console.print(table)
 
     def do_gc(self, options: Mapping[str, Any]) -> None:
@@ -152,6 +208,14 @@ def _facts_of(version: ModelVersion) -> Table:
     for role, sha256 in version.artifacts.items():
         size = readable_size(sizes[sha256]) if sha256 in sizes else "missing"
         table.add_row(escape(role), f"{sha256} · {size}")
+    for title, fact in (
+        ("training run", version.training_run_id),
+        ("dataset sha256", version.dataset_sha256),
+        ("code revision", version.code_revision),
+        ("source", version.source),
+    ):
+        if fact:
+            table.add_row(title, escape(str(fact)))
     for title, facts in (
         ("parameter", version.parameters),
         ("metric", version.metrics),

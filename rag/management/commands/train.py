@@ -12,13 +12,17 @@ import lightgbm
 import numpy as np
 import scipy
 from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
 from rich.console import Console
 from rich.table import Table
 
+from models_registry import training
 from models_registry.live import view
-from models_registry.models import Slot
+from models_registry.models import Slot, TrainingRun
+from ops.contracts.principal import SYSTEM
 from ops.contracts.problems import Problem
 from ops.terminal import console, progress
+from rag.evaluation.run import code_revision
 from rag.evaluation.significance import compare
 from rag.pipeline.ltr import LightGbmRanker, LinearRanker
 from rag.recipes import ltr
@@ -56,6 +60,7 @@ class Command(BaseCommand):
         parser.add_argument("--name", default="ltr-default", help="name of the model that is trained on everything")
 
     def handle(self, **options: Any) -> None:
+        started_at = timezone.now()
         slugs: Sequence[str] = options["collection"]
         _check(slugs, options["output"], options["name"])
         if options["ablate"] and len(slugs) < 2:
@@ -105,12 +110,22 @@ class Command(BaseCommand):
                 "in_domain_5_fold_ndcg@10": ltr.means(in_domain),
                 "in_sample_ndcg@10": ltr.means(in_sample),
             }
-            _write(options["output"], options["name"], full, collections, figures, ("lightgbm", "linear"), best)
+            run = training.record_run(
+                "rag.recipes.ltr",
+                by=SYSTEM,
+                started_at=started_at,
+                datasets=_datasets(collections),
+                parameters=_parameters(full),
+                metrics=figures,
+                code_revision=code_revision(),
+            )
+            _write(options["output"], options["name"], run, full, collections, figures, ("lightgbm", "linear"), best)
             for slug, trained in without.items():
                 rest = [collection for collection in collections if collection.name != slug]
                 _write(
                     options["output"],
                     f"ltr-without-{slug}",
+                    run,
                     trained,
                     rest,
                     {"zero_shot_ndcg@10": {row: {slug: of[slug]} for row, of in ltr.means(zero_shot).items()}},
@@ -169,6 +184,7 @@ def _compared(scores: ltr.Scores, row: str, baseline: str) -> str:
 def _write(
     folder: Path,
     name: str,
+    run: TrainingRun,
     trained: ltr.Trained,
     collections: Sequence[ltr.JudgedCollection],
     figures: dict[str, Figures],
@@ -196,24 +212,11 @@ def _write(
                     ["manage.py train", *(f"--collection {collection.name}" for collection in collections)]
                 ),
                 "embedders": sorted({view.model(Slot.EMBEDDER, collection.name).label for collection in collections}),
-                "datasets": [
-                    {
-                        "collection": collection.name,
-                        "sha256": collection.sha256,
-                        "queries": len(collection.queries),
-                        "judgements": sum(len(query.grades) for query in collection.queries),
-                    }
-                    for collection in collections
-                ],
+                "datasets": _datasets(collections),
+                "training_run": str(run.pk),
+                "revision": run.code_revision,
                 "seed": ltr.SEED,
-                "parameters": {
-                    "rounds": trained.settings.rounds,
-                    "start_scale": ltr.START_SCALE,
-                    "linear_features": list(ltr.LINEAR_FEATURES),
-                    "linear_pull": ltr.LINEAR_PULL,
-                    "temperature": ltr.TEMPERATURE,
-                    "trees": ltr.TREE_PARAMETERS,
-                },
+                "parameters": _parameters(trained),
                 "libraries": {
                     "lightgbm": lightgbm.__version__,
                     "numpy": np.__version__,
@@ -222,3 +225,26 @@ def _write(
             },
             default=kind == best,
         )
+
+
+def _datasets(collections: Sequence[ltr.JudgedCollection]) -> list[dict[str, Any]]:
+    return [
+        {
+            "collection": collection.name,
+            "sha256": collection.sha256,
+            "queries": len(collection.queries),
+            "judgements": sum(len(query.grades) for query in collection.queries),
+        }
+        for collection in collections
+    ]
+
+
+def _parameters(trained: ltr.Trained) -> dict[str, Any]:
+    return {
+        "rounds": trained.settings.rounds,
+        "start_scale": ltr.START_SCALE,
+        "linear_features": list(ltr.LINEAR_FEATURES),
+        "linear_pull": ltr.LINEAR_PULL,
+        "temperature": ltr.TEMPERATURE,
+        "trees": ltr.TREE_PARAMETERS,
+    }

@@ -188,6 +188,7 @@ class TestInSample:
         assert not evaluate("bees").in_sample
 
 
+@pytest.mark.usefixtures("untried_models")
 class TestBrokenModels:
     """Figures of what stood in must not be taken for those of the model."""
 

@@ -11,8 +11,9 @@ import pytest
 from django.core.files.storage import default_storage
 from drf_spectacular.generators import SchemaGenerator
 
-from models_registry import artifacts, deployments, versions, weights
+from models_registry import artifacts, deployments, serving, versions, weights
 from models_registry.live import view
+from models_registry.loading import LoadState, report_of
 from models_registry.models import ModelKind, ModelVersion, Slot
 from ops.contracts.health import State
 from ops.contracts.principal import SYSTEM
@@ -294,6 +295,7 @@ class TestCaches:
         assert search(request, person("max", "staff"))["cache"] == "full"
 
 
+@pytest.mark.usefixtures("untried_models")
 class TestDegraded:
     def test_without_redis_the_answer_is_the_same(self, shared: Collection, settings: Any, tmp_path: Path) -> None:
         expected = ask()
@@ -476,3 +478,48 @@ class TestOddities:
         answer = ask()
         assert answer["cache"] == "none"
         assert "waggle" not in ids(answer)
+
+
+class TestSwitch:
+    """Another model goes live while queries are answered."""
+
+    @pytest.fixture(autouse=True)
+    def _as_a_server(
+        self, loaders: dict[Slot, serving.Loader], broken_models: None, monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[None]:
+        monkeypatch.setattr(serving, "_loaders", {Slot.LTR: loaders[Slot.LTR]})
+        yield
+        serving.forget()
+
+    def test_queries_go_on_with_the_ranker_before_until_the_new_one_is_warm(self, shared: Collection) -> None:
+        before = ask()["models"]["ltr"]
+        version = ModelVersion.objects.get(model__name="ltr-default", number=1)
+        deployments.activate(Slot.LTR, version, "shared", by=SYSTEM)
+        view.expire()
+        assert ask("honey")["models"]["ltr"] == before
+        serving.settle()
+        assert ask("honey")["models"]["ltr"] == "ltr-default@1"
+        assert report_of("ltr-default@1").state == LoadState.READY
+
+    def test_a_ranker_that_is_damaged_leaves_the_one_before_in_service(
+        self, shared: Collection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        raised: list[str] = []
+        # The loading thread's alert would outlast the test: it writes outside of its transaction.
+        monkeypatch.setattr(loaded, "raise_alert", lambda name, *rest: raised.append(name))
+        before = ask()
+        version = ModelVersion.objects.get(model__name="ltr-default", number=1)
+        deployments.activate(Slot.LTR, version, "shared", by=SYSTEM)
+        view.expire()
+        stored = Path(default_storage.path(f"artifacts/{version.artifacts['model'][:2]}/{version.artifacts['model']}"))
+        content = stored.read_bytes()
+        stored.write_bytes(b"damaged")
+        try:
+            ask("honey")
+            serving.settle()
+            after = ask("honey")
+        finally:
+            stored.write_bytes(content)
+        assert (after["models"]["ltr"], after["degraded"]) == (before["models"]["ltr"], [])
+        assert raised == ["ranker-broken-ltr-default"]
+        assert report_of("ltr-default@1").state == LoadState.FAILED
