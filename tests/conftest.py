@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 from django.core.cache import cache
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from pytest_django import DjangoDbBlocker
 
 from models_registry import deployments, seeding, serving
@@ -22,6 +24,12 @@ from rag.pipeline.passages import memory
 from rag.seeding import PACKAGED_EMBEDDER, packaged_embedder_folder
 from rag.spaces import space_of
 from zenglow_site.embedded.stack import EmbeddedStack
+
+# An example that takes long on a busy machine is no fault, and neither are slowly made examples.
+hypothesis_settings.register_profile(
+    "zenglow", hypothesis_settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("zenglow")
 
 
 @pytest.fixture(scope="session")

@@ -22,17 +22,21 @@ for _line in _dotenv.read_text(encoding="utf-8").splitlines() if _dotenv.is_file
         os.environ[_name.strip()] = ""
 os.environ["ZENGLOW_DATA_DIR"] = os.environ.get("ZENGLOW_TEST_DATA_DIR", str(_root / "var" / "test"))
 
+from tests.patience import PATIENCE_S  # noqa: E402
 from zenglow_site.settings import *  # noqa: E402, F403
 from zenglow_site.settings import (  # noqa: E402
     CACHES,
     CELERY_BROKER_TRANSPORT_OPTIONS,
     CHANNEL_LAYERS,
+    DATABASES,
     ZENGLOW_DATA_DIR,
 )
 
 _worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
-# A busy machine is not a fault: tests of a silent Redis set a time-out of their own.
-CACHES["default"]["OPTIONS"] |= {"SOCKET_TIMEOUT": 5, "SOCKET_CONNECT_TIMEOUT": 5}
+# A busy machine is not a fault: tests of silent servers and endless files set limits of their own.
+CACHES["default"]["OPTIONS"] |= {"SOCKET_TIMEOUT": PATIENCE_S, "SOCKET_CONNECT_TIMEOUT": PATIENCE_S}
+DATABASES["default"]["OPTIONS"]["pool"]["timeout"] = PATIENCE_S
+RAG_PARSE_TIMEOUT_S = RAG_RETRIEVAL_TIMEOUT_S = MILVUS_WRITE_TIMEOUT_S = OPS_HEALTH_TIMEOUT_S = PATIENCE_S
 CACHES["default"]["KEY_PREFIX"] = f"test-{_worker}"
 CHANNEL_LAYERS["default"]["CONFIG"]["prefix"] = f"test-{_worker}"
 CELERY_BROKER_TRANSPORT_OPTIONS["global_keyprefix"] = f"test-{_worker}:"

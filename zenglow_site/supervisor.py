@@ -37,7 +37,7 @@ MARK = "STARTED_BY_ZENGLOW_ON"
 """Name of the environment variable that tells our children, and theirs, from all other processes: the data folder."""
 
 LOG_MAX_BYTES = 10 * 1024 * 1024
-STOP_SIGNALS = ((signal.SIGTERM, 3.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
+STOP_SIGNALS = ((signal.SIGTERM, 3.0), (signal.SIGQUIT, 20.0), (signal.SIGKILL, 5.0))
 """With the seconds to wait after each. Celery finishes its tasks on the first and hands them back on the second."""
 
 FIRST_RESTART_PAUSE_S = 0.5
@@ -48,7 +48,7 @@ STEADY_AFTER_S = 60.0
 STORE_CHECK_INTERVAL_S = 2.0
 STORE_PATIENCE_S = 5.0
 STORE_STOP_TIMEOUT_S = 20.0
-WEB_START_TIMEOUT_S = 120.0
+WEB_START_TIMEOUT_S = 300.0
 
 KEY_HINT = """
   Everybody signs in, or uses a key, such as this one:

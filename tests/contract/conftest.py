@@ -25,10 +25,10 @@ from rag.ingest.plan import Offer
 from rag.ingest.service import process_batch, start_run
 from rag.models import Collection, EvaluationRun
 from tests.conftest import forget_cached
+from tests.patience import PATIENCE_S
 from tests.serving import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 90.0
 POLL_S = 0.05
 
 

@@ -67,7 +67,6 @@ def test_it_answers_as_its_schema_says(name: str, server: Server) -> None:
         max_examples=EXAMPLES,
         derandomize=True,
         database=None,
-        deadline=None,
         phases=[Phase.explicit, Phase.generate],
         suppress_health_check=list(HealthCheck),
     )

@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 import pytest
 from celery import current_app
 from django.db import connections
-from playwright.sync_api import BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 from pytest_django.live_server_helper import LiveServer
 
 from ops.contracts.principal import SYSTEM
 from rag.ingest.plan import Offer
 from rag.ingest.service import process_batch, start_run
 from rag.models import Collection, IndexRun, RunState
+from tests.patience import PATIENCE_S
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = (
@@ -30,7 +31,7 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
-DEADLINE_MS = 20_000
+DEADLINE_MS = 120_000
 
 Result = TypeVar("Result")
 
@@ -51,7 +52,7 @@ class Backstage:
         self._thread = ThreadPoolExecutor(max_workers=1)
 
     def do(self, work: Callable[[], Result]) -> Result:
-        return self._thread.submit(work).result(timeout=60)
+        return self._thread.submit(work).result(timeout=PATIENCE_S)
 
     def add(self, contents: dict[str, str], *, collection: str = "default", **about: Any) -> None:
         """Index documents."""
@@ -96,6 +97,7 @@ class Visitor:
         self.address = address
         self.faults: list[str] = []
         page.set_default_timeout(DEADLINE_MS)
+        expect.set_options(timeout=DEADLINE_MS)
         page.on("console", self._note)
         page.on("pageerror", lambda error: self.faults.append(str(error)))
         page.on("dialog", lambda dialog: (self.faults.append(f"dialog: {dialog.message}"), dialog.dismiss()))
@@ -121,7 +123,11 @@ def open_browser(chromium: str, backstage: Backstage, live_server: LiveServer, t
 
         def make(**options: Any) -> Visitor:
             context = playwright.chromium.launch_persistent_context(
-                tmp_path / f"profile-{len(contexts)}", executable_path=chromium, args=list(ARGUMENTS), **options
+                tmp_path / f"profile-{len(contexts)}",
+                executable_path=chromium,
+                args=list(ARGUMENTS),
+                timeout=DEADLINE_MS,
+                **options,
             )
             contexts.append(context)
             visitors.append(Visitor(context.pages[0], live_server.url))

@@ -30,6 +30,12 @@ DROP = """
 }
 """
 
+# However slow the browser is today, what it says can still be read and clicked.
+TOASTS_STAY = """
+const setTimer = window.setTimeout;
+window.setTimeout = (call, ms, ...rest) => setTimer(call, ms >= 10_000 ? 3_600_000 : ms, ...rest);
+"""
+
 
 def ask(page: Page, query: str) -> None:
     page.get_by_role("searchbox", name="Search for").fill(query)
@@ -133,6 +139,7 @@ class TestSearch:
     def test_a_lost_server_is_told(self, open_browser: OpenBrowser, backstage: Backstage) -> None:
         backstage.add({"tea.md": TEA})
         visitor = open_browser()
+        visitor.page.add_init_script(TOASTS_STAY)
         page = visitor.open("/search/")
         page.route("**/search/*", lambda route: route.abort())
         ask(page, "tea")
@@ -181,6 +188,7 @@ class TestDocuments:
 
     def test_a_deletion_is_undone_from_the_toast(self, visitor: Visitor, backstage: Backstage) -> None:
         backstage.add({"tea.md": TEA, "coffee.md": COFFEE})
+        visitor.page.add_init_script(TOASTS_STAY)
         page = visitor.open("/documents/")
         page.get_by_label("Actions for Tea").click()
         page.get_by_role("button", name="Delete").click()

@@ -16,12 +16,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.patience import PATIENCE_S
 from zenglow_site.embedded.accounts import Account
 from zenglow_site.embedded.installs import postgres_install_for, redis_server_for
 from zenglow_site.embedded.processes import is_alive, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PATIENCE_S = 60.0
 SHUTDOWN_PATIENCE_S = 5.0
 # The parent decides these; everything else that a child sees is spelled out.
 CHILD_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY)}
@@ -103,6 +103,22 @@ def processes_below(folder: Path) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
+
+
+def name_of(process: psutil.Process) -> str:
+    """What the process table calls it; nothing once it has ended, as PostgreSQL's helpers do at any time."""
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """Its command line; empty once it has ended."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _end_servers(place: Path) -> None:

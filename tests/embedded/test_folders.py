@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.embedded.support import PATIENCE_S
+from tests.patience import PATIENCE_S
 from zenglow_site.embedded.accounts import current_account
 from zenglow_site.embedded.folders import exclusive, make_folder, rotate_log, socket_folder, write_file
 

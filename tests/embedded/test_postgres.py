@@ -15,7 +15,8 @@ import psutil
 import psycopg
 import pytest
 
-from tests.embedded.support import PATIENCE_S, finish, kill, processes_below, python
+from tests.embedded.support import command_of, finish, kill, processes_below, python
+from tests.patience import PATIENCE_S
 from zenglow_site.embedded import server as server_module
 from zenglow_site.embedded.accounts import Account
 from zenglow_site.embedded.errors import DataDirError, StartError, StartTimeoutError, StopError
@@ -54,7 +55,7 @@ def process_of(postgres: EmbeddedPostgres) -> int:
 
 def postmasters_below(place: Path) -> list[int]:
     """Processes with an argument list of their own: the others rename themselves to `postgres: …`."""
-    return [process.pid for process in processes_below(place) if "-D" in process.cmdline()]
+    return [process.pid for process in processes_below(place) if "-D" in command_of(process)]
 
 
 # --- starting --------------------------------------------------------------------------------------------------------
@@ -264,7 +265,7 @@ def test_it_recovers_when_a_killed_server_stays_a_zombie(place: Path, stopped_po
         "postgres.ensure()\n"
         "killed = postgres.process_id()\n"
         "os.kill(killed, 9)\n"
-        "assert wait_until(lambda: psutil.Process(killed).status() == psutil.STATUS_ZOMBIE, 60)\n"
+        "assert wait_until(lambda: psutil.Process(killed).status() == psutil.STATUS_ZOMBIE, 600)\n"
         "postgres.ensure()\n"
         "assert psutil.Process(killed).status() == psutil.STATUS_ZOMBIE\n"
         "print(killed, postgres.process_id())"
@@ -513,7 +514,7 @@ def test_it_keeps_what_people_write_out_of_its_log(postgres: EmbeddedPostgres) -
 
 
 def test_it_kills_a_server_that_does_not_stop(postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "KILL_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(server_module, "ESCALATION_TIMEOUT_S", 0.1)
     process_id = process_of(postgres)
     psutil.Process(process_id).send_signal(signal.SIGSTOP)
 

@@ -13,7 +13,8 @@ import psutil
 import pytest
 import redis
 
-from tests.embedded.support import PATIENCE_S, finish, kill, processes_below, python
+from tests.embedded.support import finish, kill, processes_below, python
+from tests.patience import PATIENCE_S
 from zenglow_site.embedded import redis as redis_module
 from zenglow_site.embedded.accounts import Account
 from zenglow_site.embedded.errors import StartError, StartTimeoutError

@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from tests.embedded.support import finish, python
+from tests.patience import PATIENCE_S
 from zenglow_site.embedded.server import State
 from zenglow_site.embedded.stack import EmbeddedStack
 
@@ -62,7 +63,7 @@ def _check_broker(stack: EmbeddedStack) -> None:
         behind = redis.Redis.from_url(stack.redis_url(3))
         assert behind.llen("tasks") == 1
         behind.close()
-        assert queue.get(timeout=10).payload == {"task": 1}
+        assert queue.get(timeout=PATIENCE_S).payload == {"task": 1}
         queue.close()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -19,11 +18,11 @@ import psycopg
 import pytest
 
 from tests.embedded.support import temporary_place
-from tests.serving import make_zenglow, prepared_data  # noqa: F401  (fixtures)
+from tests.patience import PATIENCE_S
+from tests.serving import free_port, make_zenglow, prepared_data  # noqa: F401  (fixtures)
 from zenglow_site.embedded.stack import EmbeddedStack
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +92,11 @@ def server() -> Iterator[Server]:
             "ZENGLOW_DATA_DIR": str(data_dir),
             "OPS_PERFORMANCE_FLUSH_INTERVAL_MS": "50",
             "OPS_HEALTH_CACHE_S": "0",
-            "DATABASE_CONNECT_TIMEOUT_S": "1",
+            "DATABASE_CONNECT_TIMEOUT_S": "3",
+            "OPS_HEALTH_TIMEOUT_S": "30",
             "OMP_NUM_THREADS": "1",
         }
-        port = _free_port()
+        port = free_port()
         log = folder / "daphne.log"
         stack.ensure()
         try:
@@ -116,17 +116,10 @@ def server() -> Iterator[Server]:
                 yield running
             finally:
                 process.terminate()
-                process.wait(30)
+                process.wait(PATIENCE_S)
         finally:
             stack.stop()
 
 
 def _run(environment: dict[str, str], *arguments: str) -> None:
-    subprocess.run([sys.executable, *arguments], cwd=REPOSITORY, env=environment, check=True, timeout=300)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    subprocess.run([sys.executable, *arguments], cwd=REPOSITORY, env=environment, check=True, timeout=PATIENCE_S)

@@ -11,8 +11,9 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
+from tests.embedded.support import command_of, name_of
+from tests.patience import eventually
 from tests.serving import Zenglow, all_gone, many_documents
-from zenglow_site.embedded.processes import wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("serve")]
 
@@ -29,7 +30,7 @@ def test_ctrl_c_ends_all_of_it_and_the_next_start_finds_its_data(make_zenglow: M
     zenglow = make_zenglow()
     zenglow.start()
     assert zenglow.finished(zenglow.index(DOCUMENTS))["added"] == len(DOCUMENTS)
-    assert {"postgres", "redis-server"} <= {process.name() for process in zenglow.family()}
+    assert {"postgres", "redis-server"} <= {name_of(process) for process in zenglow.family()}
 
     # What it prints can be followed to the letter.
     addresses = [line.split()[-1] for line in zenglow.lines if "http://127.0.0.1" in line and "curl" not in line]
@@ -129,7 +130,7 @@ def test_a_first_start_that_was_stopped_halfway_is_completed_by_the_next(make_ze
     zenglow.variables["TMPDIR"] = str(scratch)
     zenglow.launch()
     zenglow.wait_for_line("Exporting the embedder")
-    assert wait_until(lambda: any("onnx_export" in " ".join(p.cmdline()) for p in zenglow.family()), 30)
+    eventually(lambda: any("onnx_export" in " ".join(command_of(one)) for one in zenglow.family()))
     family = zenglow.family()
     assert zenglow.end(signal.SIGTERM) == 0
     assert all_gone(family)

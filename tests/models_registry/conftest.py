@@ -27,6 +27,7 @@ from models_registry.models import (
 )
 from ops.contracts.principal import Principal, PrincipalKind, Scope
 from ops.models import AuditEvent
+from tests.patience import PATIENCE_S
 
 
 def person(name: str, *granted: Scope, collections: set[str] | None = None) -> Principal:
@@ -126,7 +127,7 @@ def at_once(*calls: Callable[[], Any]) -> list[Any]:
     def run(call: Callable[[], Any]) -> Any:
         try:
             connection.ensure_connection()
-            barrier.wait(timeout=30)
+            barrier.wait(timeout=PATIENCE_S)
             return call()
         except Exception as error:
             return error

@@ -64,7 +64,7 @@ def test_it_keeps_only_the_last_part_of_a_file_name(store: Path, given_name: str
 
 
 @given(content=st.binary(max_size=3000))
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20, deadline=None)
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=20)
 def test_it_gives_back_any_content(store: Path, content: bytes) -> None:
     artifact = artifacts.put(content, "any")
     with artifacts.open_verified(artifact.sha256) as stream:

@@ -15,6 +15,7 @@ from models_registry.models import Deployment, ModelVersion, Slot
 from ops.contracts.principal import SYSTEM, Principal
 from ops.contracts.problems import Unavailable
 from tests.models_registry.conftest import at_once
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.django_db
 
@@ -156,7 +157,7 @@ def test_others_go_on_with_what_is_known_while_one_looks(view: LiveView, always:
 
     def slow(execute: Callable[..., Any], *arguments: Any) -> Any:
         looking.set()
-        assert answered.wait(30)
+        assert answered.wait(PATIENCE_S)
         return execute(*arguments)
 
     def look() -> float:
@@ -164,7 +165,7 @@ def test_others_go_on_with_what_is_known_while_one_looks(view: LiveView, always:
             return view.weights("papers").ltr
 
     def go_on() -> float:
-        assert looking.wait(30)
+        assert looking.wait(PATIENCE_S)
         try:
             return view.weights("papers").ltr
         finally:
@@ -187,14 +188,14 @@ def test_a_notice_makes_other_processes_follow_at_once(view: LiveView, hour: Non
     view.expire = expire_and_tell  # type: ignore[method-assign]
     view.follow()
     assert view._listener is not None
-    assert view._listener.subscribed.wait(30)
-    assert noticed.wait(30)
+    assert view._listener.subscribed.wait(PATIENCE_S)
+    assert noticed.wait(PATIENCE_S)
     noticed.clear()
     assert view.weights("papers").ltr == 0.6
 
     set_weights(0.7)
 
-    assert noticed.wait(30)
+    assert noticed.wait(PATIENCE_S)
     assert view.weights("papers").ltr == 0.7
 
 

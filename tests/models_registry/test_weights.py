@@ -47,7 +47,7 @@ def test_it_says_what_is_wrong_with_each_weight(ltr: float, conceptual: float, e
 
 @pytest.mark.django_db
 @given(ltr=usable, conceptual=usable)
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=30)
 def test_every_usable_pair_survives_the_database_and_normalizes(
     operator: Principal, ltr: float, conceptual: float
 ) -> None:

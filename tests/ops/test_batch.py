@@ -15,8 +15,7 @@ from pytest_django.fixtures import Settings
 from ops.instrumentation.batch import BatchWriter
 from ops.instrumentation.performance import PerformanceRow, performance_writer, record_query
 from ops.models import QueryPerformance
-
-PATIENCE_S = 30.0
+from tests.patience import PATIENCE_S, eventually
 
 
 class Table:
@@ -56,7 +55,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
         cwd=django_settings.BASE_DIR,
         capture_output=True,
         text=True,
-        timeout=2 * PATIENCE_S,
+        timeout=PATIENCE_S,
         check=False,
     )
 
@@ -71,12 +70,7 @@ def test_its_thread_writes_and_goes_on_after_the_database_was_away() -> None:
     writer.add(2)
     table.is_away = False
     assert table.written.wait(PATIENCE_S)
-    deadline = threading.Event()
-    for _ in range(1000):
-        if table.rows == [1, 2]:
-            break
-        deadline.wait(0.01)
-    assert table.rows == [1, 2]
+    eventually(lambda: table.rows == [1, 2])
     assert writer.lost == 0
 
 
@@ -88,12 +82,7 @@ def test_its_thread_writes_the_performance_store_on_a_connection_of_its_own(sett
         performance_writer().release()
         one = row()
         record_query(one)
-        deadline = threading.Event()
-        for _ in range(1000):
-            if QueryPerformance.objects.filter(request_id=one.request_id).exists():
-                break
-            deadline.wait(0.01)
-        assert QueryPerformance.objects.filter(request_id=one.request_id).exists()
+        eventually(QueryPerformance.objects.filter(request_id=one.request_id).exists)
     finally:
         performance_writer().hold()
         performance_writer.cache_clear()

@@ -8,12 +8,12 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from tests.patience import eventually
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 EMPTY_LOCK = "# nothing\n"
@@ -95,10 +95,7 @@ def test_it_knows_that_the_development_lock_holds_the_other_one(made_project: Pa
 
 def test_it_makes_an_environment_anew_when_killed_in_the_middle(project: Path) -> None:
     process = subprocess.Popen(COMMAND, cwd=project, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not (project / ".venv" / "state.json").exists():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.01)
+    eventually((project / ".venv" / "state.json").exists)
     process.kill()
     process.communicate()
     leftover = project / ".venv" / "half-written"

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ops.contracts.env import ConfigurationError, Environment, load
+from tests.patience import PATIENCE_S
 from zenglow_site.database import database_parameters
 from zenglow_site.environment import BASE_DIR, checked, is_embedded, is_reachable, keys_enabled
 from zenglow_site.secret_key import secret_key
@@ -23,7 +24,6 @@ SERVICE = {
     "REDIS_PORT": "6379",
     "ZENGLOW_SECRET_KEY": secrets.token_urlsafe(64),
 }
-COMMAND_PATIENCE_S = 120
 
 
 def environment(**variables: str) -> Environment:
@@ -39,7 +39,7 @@ def manage(variables: Mapping[str, str], *arguments: str, flags: tuple[str, ...]
         capture_output=True,
         text=True,
         check=False,
-        timeout=COMMAND_PATIENCE_S,
+        timeout=PATIENCE_S,
     )
     return finished.returncode, finished.stdout, finished.stderr
 

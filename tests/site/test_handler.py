@@ -13,6 +13,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpRe
 from django.urls import path
 from pytest_django.fixtures import Settings
 
+from tests.patience import PATIENCE_S
 from zenglow_site.handler import OneThreadHandler
 
 seen: list[int] = []
@@ -91,13 +92,13 @@ async def ask(handler: OneThreadHandler, address: str, body: bytes = b"") -> tup
     scope = {"type": "http", "method": "POST", "path": address, "headers": [], "query_string": b""}
     communicator = ApplicationCommunicator(handler, scope)
     await communicator.send_input({"type": "http.request", "body": body})
-    start = await communicator.receive_output(30)
+    start = await communicator.receive_output(PATIENCE_S)
     content, more = b"", True
     while more:
-        message = await communicator.receive_output(30)
+        message = await communicator.receive_output(PATIENCE_S)
         content += message.get("body", b"")
         more = message.get("more_body", False)
-    await communicator.wait(30)
+    await communicator.wait(PATIENCE_S)
     return start["status"], content
 
 

@@ -17,6 +17,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from tests.embedded.support import temporary_place
+from tests.patience import PATIENCE_S
 from tests.serving import Zenglow, free_port
 from zenglow_site.embedded.accounts import Account, current_account, unprivileged_account
 from zenglow_site.embedded.folders import make_private_folder
@@ -27,7 +28,6 @@ from zenglow_site.environment import BASE_DIR
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("serve")]
 
 PASSWORD = "p@ss/w:rd?&#"
-PATIENCE_S = 60.0
 
 REGISTER = """
 import sys
@@ -199,8 +199,7 @@ def test_it_runs_on_servers_of_somebody_else(
     assert (found.status, found.body["degraded"]) == (200, [])
     assert found.body["results"][0]["document_id"] == "owls"
     assert zenglow.query("silent hunters", X_API_Key=key).body["cache"] == "full", "Redis is there, too"
-    ready = zenglow.call("/health/ready")
-    assert (ready.status, ready.body["status"]) == (200, "ok"), ready.body
+    zenglow.eventually(lambda: zenglow.call("/health/ready"), lambda ready: ready.body["status"] == "ok")
 
     assert zenglow.end() == 0
     assert zenglow.family() == []
@@ -215,7 +214,7 @@ def test_it_runs_on_servers_of_somebody_else(
 
 def test_it_says_in_one_line_that_a_server_does_not_answer(make_zenglow: Callable[..., Zenglow]) -> None:
     services = Services(free_port(), free_port(), Path("/nowhere"))
-    zenglow = make_zenglow(is_new=True, **services.variables)
+    zenglow = make_zenglow(is_new=True, DATABASE_CONNECT_TIMEOUT_S="1", **services.variables)
     refused = zenglow.run("serve")
     assert refused.returncode == 2
     assert "The database can't be used: couldn't get a connection after 1.00 sec" in refused.stderr

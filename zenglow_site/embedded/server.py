@@ -37,7 +37,9 @@ LOG_TAIL_LINES = 12
 PROBE_TIMEOUT_S = 3.0
 # One more try after a start that failed: a helper of a killed predecessor may have held something until now.
 STARTS = 2
-KILL_TIMEOUT_S = 10.0
+# A server that is stuck never heeds a signal that it may ignore; a kill only takes the kernel's time.
+ESCALATION_TIMEOUT_S = 10.0
+KILL_TIMEOUT_S = 30.0
 
 
 class State(enum.Enum):
@@ -273,7 +275,8 @@ class EmbeddedServer(ABC):
         if process_id is not None:
             logger.info("Stopping %s (process %d)", self.name, process_id)
             for position, with_signal in enumerate(self.stop_signals):
-                if processes.end(process_id, with_signal, KILL_TIMEOUT_S if position else timeout_s):
+                later_s = KILL_TIMEOUT_S if with_signal is signal.SIGKILL else ESCALATION_TIMEOUT_S
+                if processes.end(process_id, with_signal, later_s if position else timeout_s):
                     break
             else:
                 raise StopError(f"{self.name} (process {process_id}) could not be ended, not even by SIGKILL.")

@@ -16,6 +16,7 @@ from ops.contracts.problems import Conflict
 from rag.ann import configs, indexes
 from rag.models import AnnConfig, AnnState
 from rag.pipeline.snapshot import resolve
+from tests.patience import PATIENCE_S
 from tests.rag.ann.support import run, subject
 
 pytestmark = pytest.mark.usefixtures("live_models")
@@ -59,14 +60,14 @@ class TestConcurrently:
                 while other.fetchone() is None:
                     other.execute("SELECT FROM pg_stat_progress_create_index")
                 assert indexes.is_being_built(config.index_name)
-                other.execute("SET lock_timeout = '10s'")
+                other.execute("SET lock_timeout = '60s'")
                 other.execute("SELECT count(*) FROM doc_embeddings WHERE collection_id = %s", [collection.id])
                 assert other.fetchone() == (6,)
                 other.execute("UPDATE doc_embeddings SET space_id = space_id WHERE collection_id = %s", [collection.id])
             with pytest.raises(Conflict, match="being built already"):
                 configs.build(AnnConfig.objects.get(pk=config.pk))
             cursor.execute("COMMIT")
-        assert built.wait(60)
+        assert built.wait(PATIENCE_S)
         builder.join()
         assert failures == []
         assert AnnConfig.objects.get(pk=config.pk).state == AnnState.READY
@@ -97,7 +98,7 @@ class TestConcurrently:
                 while (building := other.fetchone()) is None:
                     other.execute(waiting)
                 other.execute("SELECT pg_terminate_backend(%s)", building)
-            builder.join(60)
+            builder.join(PATIENCE_S)
             cursor.execute("COMMIT")
         assert len(faults) == 1
         assert indexes.existing() == sorted([live.index_name, config.index_name])

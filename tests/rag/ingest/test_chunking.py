@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rag.ingest.builder import DocumentBuilder
@@ -81,7 +81,6 @@ sizes_strategy = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(documents, sizes_strategy, st.sampled_from(COUNTERS))
 def test_it_keeps_every_promise_for_any_document(
     parts: list[tuple[tuple[BlockKind, str, int], int | None]], sizes: ChunkingSettings, count: CountTokens
@@ -99,7 +98,6 @@ def test_it_keeps_every_promise_for_any_document(
     assert_sound(document, chunk(document, sizes, count), sizes, count)
 
 
-@settings(deadline=None)
 @given(texts, st.data())
 def test_it_covers_text_that_lies_outside_all_blocks(text: str, data: st.DataObject) -> None:
     if not text:

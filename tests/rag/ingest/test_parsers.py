@@ -10,7 +10,7 @@ import unicodedata
 import openpyxl
 import pptx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rag.ingest import formats
@@ -80,7 +80,6 @@ class TestText:
         with pytest.raises(ParseError, match=r"save it"):
             parse_one(data, "a.txt")
 
-    @settings(deadline=None)
     @given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(lambda text: text.encode("utf-16", "replace"))))
     def test_any_bytes_give_storable_text_or_a_readable_error(self, data: bytes) -> None:
         for name in ("a.txt", "a.md", "a.html", "a.csv", "a.py", "a.sh", "a.jsonl", "noname"):
@@ -96,7 +95,6 @@ class TestText:
             for document in documents:
                 assert_storable(document)
 
-    @settings(deadline=None)
     @given(st.text(max_size=300))
     def test_any_text_gives_storable_text(self, text: str) -> None:
         data = text.encode("utf-8", "surrogatepass")

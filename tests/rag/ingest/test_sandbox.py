@@ -8,11 +8,11 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import zipfile
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import openpyxl
@@ -31,9 +31,10 @@ from rag.ingest.types import (
     ParseRequest,
     UnsupportedFormatError,
 )
+from tests.patience import PATIENCE_S, eventually
 from tests.rag.ingest import samples
 
-PATIENT = ParseLimits(wall_s=120, cpu_s=60)
+PATIENT = ParseLimits(wall_s=PATIENCE_S, cpu_s=60)
 
 # What a parser with a fault, or in the hands of an attacker, may do.
 MISBEHAVIOUR = """
@@ -102,11 +103,9 @@ def _command(process: psutil.Process) -> list[str]:
         return []
 
 
-def until(is_true: object, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_true():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "it did not happen in time"
-        threading.Event().wait(0.01)
+def run(program: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 class TestParseBytes:
@@ -184,7 +183,7 @@ class TestHostileFiles:
         deflated = zlib.compressobj(1)
         layer = b"".join(deflated.compress(b"BT /F1 12 Tf 72 700 Td (bomb) Tj ET\n" * 20_000) for _ in range(700))
         bomb = samples.pdf([["x"]], streams=[layer + deflated.flush()])
-        limits = ParseLimits(wall_s=120, cpu_s=60, memory_bytes=400 << 20)
+        limits = replace(PATIENT, memory_bytes=400 << 20)
         with pytest.raises(ParseError, match="needs more than 400 MB of memory"):
             parse_bytes(bomb, "bomb.pdf", limits=limits)
 
@@ -243,7 +242,7 @@ class TestHostileFiles:
         [("> ", "a.md"), ("- ", "a.md"), ("[", "a.md"), ("*a ", "a.md"), ("`", "a.md"), ("* ", "a.rst"), ("(", "a.py")],
     )
     def test_pathological_markup_ends_in_time(self, unit: str, name: str) -> None:
-        limits = ParseLimits(wall_s=60, cpu_s=5)
+        limits = ParseLimits(wall_s=PATIENCE_S, cpu_s=5)
         try:
             outcome = parse_bytes((unit * 50_000 + "x\n").encode(), name, limits=limits)[0].text
         except IngestError as error:
@@ -264,7 +263,7 @@ class TestMisbehavingParsers:
 
     def test_an_endless_loop_is_ended_by_the_computing_it_takes(self, misbehaving: Sandbox) -> None:
         with pytest.raises(ParseLimitError, match="takes longer to read than allowed") as caught:
-            ask(misbehaving, "loop", ParseLimits(wall_s=120, cpu_s=0.3))
+            ask(misbehaving, "loop", ParseLimits(wall_s=PATIENCE_S, cpu_s=0.3))
         assert caught.value.kind == "time"
 
     def test_a_parser_that_waits_for_ever_is_ended(self, misbehaving: Sandbox) -> None:
@@ -275,7 +274,7 @@ class TestMisbehavingParsers:
     @pytest.mark.skipif(sys.platform != "linux", reason="macOS does not limit address space")
     def test_a_memory_hog_is_ended(self, misbehaving: Sandbox) -> None:
         with pytest.raises(ParseLimitError, match="more than 400 MB of memory") as caught:
-            ask(misbehaving, "allocate", ParseLimits(memory_bytes=400 << 20))
+            ask(misbehaving, "allocate", replace(PATIENT, memory_bytes=400 << 20))
         assert caught.value.kind == "memory"
 
     @pytest.mark.parametrize("what", ["exit", "crash"])
@@ -336,7 +335,7 @@ class TestChildren:
         second = int(ask(misbehaving, "pid"))
         assert second != first
         os.kill(second, signal.SIGKILL)
-        until(lambda: psutil.Process(second).status() == psutil.STATUS_ZOMBIE)
+        eventually(lambda: psutil.Process(second).status() == psutil.STATUS_ZOMBIE)
         third = int(ask(misbehaving, "pid"))
         assert third != second
         assert not psutil.pid_exists(first)
@@ -412,9 +411,7 @@ class TestChildren:
             "    p = m.get_context('fork').Process(target=work, args=(q,), daemon=True)\n"
             "    p.start(); print(q.get()); p.join()\n"
         )
-        result = subprocess.run(
-            [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=120, check=False
-        )
+        result = run(program)
         assert (result.stdout, result.stderr) == ("T\n", "")
 
     @pytest.mark.parametrize("ending", ["", "os.kill(os.getpid(), signal.SIGKILL)"])
@@ -424,12 +421,10 @@ class TestChildren:
             "parse_bytes(b'x', 'a.txt', sandbox=s)\n"
             f"print([c.pid for c in s._children][0], flush=True)\n{ending}\n"
         )
-        result = subprocess.run(
-            [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=120, check=False
-        )
+        result = run(program)
         assert result.stderr == ""
         child = int(result.stdout)
-        until(lambda: not psutil.pid_exists(child))
+        eventually(lambda: not psutil.pid_exists(child))
 
     def test_a_busy_child_ends_by_itself_when_its_parent_is_gone(self, tmp_path: Path) -> None:
         (tmp_path / "misbehaviour.py").write_text(MISBEHAVIOUR)
@@ -448,22 +443,26 @@ class TestChildren:
         parent.kill()
         parent.wait()
         parent.stdout.close()
-        until(lambda: not psutil.pid_exists(child))
+        eventually(lambda: not psutil.pid_exists(child))
 
     def test_an_interrupt_during_a_file_leaves_no_child(self, misbehaving: Sandbox) -> None:
         misbehaving.close()
 
-        def interrupt(*_: object) -> None:
-            raise KeyboardInterrupt
+        us = threading.get_ident()
 
-        previous = signal.signal(signal.SIGALRM, interrupt)
-        signal.setitimer(signal.ITIMER_REAL, 1.5)
+        def interrupt() -> None:
+            eventually(lambda: any(not child.is_usable for child in misbehaving._children))  # it has the file
+            signal.pthread_kill(us, signal.SIGINT)
+
+        previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+        interrupting = threading.Thread(target=interrupt)
+        interrupting.start()
         try:
             with pytest.raises(KeyboardInterrupt):
-                ask(misbehaving, "sleep")
+                ask(misbehaving, "sleep", PATIENT)
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, previous)
+            interrupting.join()
+            signal.signal(signal.SIGINT, previous)
         assert not misbehaving._children
         assert ask(misbehaving, "pid").isdigit()
 

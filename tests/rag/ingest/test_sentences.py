@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rag.ingest.sentences import sentence_ends
@@ -38,7 +38,6 @@ def test_it_parts_sentences(text: str, expected: list[str]) -> None:
     assert split(text) == expected
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_it_gives_ascending_offsets_up_to_the_end(text: str) -> None:
     ends = list(sentence_ends(text, 0, len(text)))

@@ -23,6 +23,7 @@ from rag.lexicon import (
 )
 from rag.models import Collection, LexicalTerm
 from rag.pipeline.types import UNKNOWN
+from tests.patience import PATIENCE_S
 
 NAMES = {
     "userId": "userId user Id",
@@ -109,7 +110,7 @@ class TestTokenize:
             tokenize(cursor, "english", [text, lexical_text(text, split_identifiers=True)])
 
     @given(st.lists(st.text(max_size=200), max_size=5))
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
     def test_it_gives_a_text_the_same_lexemes_alone_and_in_a_batch(self, texts: list[str]) -> None:
         with connection.cursor() as cursor:
             together = tokenize(cursor, "english", texts)
@@ -179,7 +180,7 @@ def test_it_allocates_each_term_once_under_concurrent_writers() -> None:
 
     def write(start: int) -> None:
         try:
-            barrier.wait(10)
+            barrier.wait(PATIENCE_S)
             for step in range(20):
                 words = [f"w{number}" for number in range(start + step, start + step + 200)]
                 with connection.cursor() as cursor:
@@ -191,7 +192,7 @@ def test_it_allocates_each_term_once_under_concurrent_writers() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE_S)
     assert len(results) == 80
     stored = dict(LexicalTerm.objects.values_list("term", "id"))
     assert len(stored) == 222

@@ -27,6 +27,7 @@ from rag.models import (
     LexicalTerm,
     LexicalTotals,
 )
+from tests.patience import PATIENCE_S
 from tests.rag.ingest_service.support import (
     assert_consistent,
     bag_of_words,
@@ -258,7 +259,7 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_it_stays_consistent_whatever_the_order_of_changes(
     collection: Collection, space: EmbeddingSpace, steps: list[tuple[str, str, list[str]]]
 ) -> None:
@@ -286,7 +287,7 @@ class TestConcurrency:
 
         def run(job: Callable[[], None]) -> None:
             try:
-                barrier.wait(10)
+                barrier.wait(PATIENCE_S)
                 job()
             except BaseException as error:
                 errors.append(error)
@@ -297,7 +298,7 @@ class TestConcurrency:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(PATIENCE_S)
         assert errors == []
         assert not any(thread.is_alive() for thread in threads)
 
@@ -359,7 +360,7 @@ class TestConcurrency:
             return job
 
         def deleting() -> None:
-            started.wait(10)
+            assert started.wait(PATIENCE_S)
             writer.delete_collection(collection.id)
 
         self.run_together(writing("new"), writing(""), deleting)

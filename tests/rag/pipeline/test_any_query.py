@@ -124,7 +124,7 @@ class TestWhatIsNoText:
 FRAGMENTS = ["bees", "the", "'", '"', "&", "|", "!", "(", ")", ":*", "<->", "<2>", "\\", "%s", "--", "\x00", "\ud800"]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(st.one_of(st.text(max_size=60), st.lists(st.sampled_from(FRAGMENTS), max_size=12).map(" ".join)))
 def test_any_text_is_ranked_or_refused(shared: Collection, query: str) -> None:
     if query.split() and not any(character == "\x00" or "\ud800" <= character <= "\udfff" for character in query):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
 from rag.pipeline.batching import Batcher, QueueTimeoutError
-
-PATIENCE_S = 60.0
+from tests.patience import PATIENCE_S, eventually
 
 
 class Gate:
@@ -51,22 +50,13 @@ def call(callers: ThreadPoolExecutor, batcher: Batcher[str, str], item: str) -> 
     """Call from another thread; returns when the call stands in line or runs."""
     before = position(batcher)
     future = callers.submit(batcher, item, PATIENCE_S)
-    until(lambda: position(batcher) != before)
+    eventually(lambda: position(batcher) != before)
     return future
 
 
 def position(batcher: Batcher[str, str]) -> tuple[int, int]:
     with batcher._lock:
         return batcher._free, len(batcher._waiting)
-
-
-def until(is_it: Callable[[], bool]) -> None:
-    done = threading.Event()
-    for _ in range(60_000):
-        if is_it():
-            return
-        done.wait(0.001)
-    raise AssertionError("it never came about")
 
 
 def test_one_caller_at_a_time_runs_at_once_and_alone() -> None:

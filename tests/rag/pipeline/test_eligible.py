@@ -127,7 +127,7 @@ def holds(metadata: Mapping[str, Any], key: str, wanted: Any) -> bool:
     st.lists(st.dictionaries(keys, scalars | st.lists(scalars, max_size=3)), min_size=1, max_size=6),
     st.dictionaries(keys, scalars | st.lists(scalars, min_size=1, max_size=3), max_size=2),
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_filter_agrees_with_a_plain_reference(indexed, stored, filters) -> None:
     collection, space = indexed
     now = {name: {} for name in DOCUMENTS} | dict(zip(DOCUMENTS, stored, strict=False))

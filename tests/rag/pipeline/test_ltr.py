@@ -78,7 +78,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_base_and_contributions_sum_to_the_score_whatever_the_features(kind, data):
     """Candidates drawn anywhere within the schema's bounds, a column often the same for all, as serving sees them."""
@@ -218,7 +218,7 @@ def test_a_damaged_lightgbm_model_is_refused(model):
         load_ranker("lightgbm", model())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_lightgbm_model_with_any_line_lost_never_ends_the_process(data):
     lines = shipped("ltr-default")[1].split(b"\n")

@@ -133,6 +133,5 @@ def test_cached_answers_equal_computed_ones_in_any_interleaving(settings: Any) -
 BOUNDED = settings(
     max_examples=8,
     stateful_step_count=12,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

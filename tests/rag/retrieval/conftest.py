@@ -61,7 +61,6 @@ def milvus_in_force(server: MilvusServer, settings: Any) -> Iterator[MilvusServe
     settings.MILVUS_URI, settings.MILVUS_TOKEN = server.uri, None
     settings.MILVUS_COLLECTION_PREFIX = f"t{uuid.uuid4().hex[:8]}"
     settings.MILVUS_DENSE_INDEX = "FLAT"
-    settings.RAG_RETRIEVAL_TIMEOUT_S = 30
     retrieval.forget()
     yield server
     retrieval.forget()

@@ -8,7 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-PATIENCE_S = 60.0
+from tests.patience import PATIENCE_S
+from tests.serving import free_port
 
 
 class MilvusServer:
@@ -16,9 +17,7 @@ class MilvusServer:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = int(probe.getsockname()[1])
+        self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -18,6 +18,9 @@ import psycopg
 from django.db import connection
 from psycopg import sql
 
+from tests.patience import PATIENCE_S
+from tests.serving import free_port
+
 KEY = "service-role-key"
 PREFIX = "/rest/v1/rpc/"
 
@@ -42,7 +45,7 @@ class PostgREST:
         connection.ensure_connection()
         self._database: psycopg.Connection[Any] = connection.connection
         self._server: ThreadingHTTPServer | None = None
-        self._port = 0
+        self._port = free_port()
         self._connections: set[socket.socket] = set()
         self.requests: list[dict[str, Any]] = []
         """Bodies of the calls that reached a function, in order."""
@@ -67,7 +70,7 @@ class PostgREST:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                outer.release.wait(30)
+                outer.release.wait(PATIENCE_S)
                 try:
                     status, answer = outer.answers.pop(0) if outer.answers else (200, outer.call(self, body))
                 except Refusal as refusal:
@@ -94,7 +97,6 @@ class PostgREST:
                 super().finish()
 
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
-        self._port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:

@@ -26,6 +26,7 @@ from rag.models import Chunk, Collection, MilvusOutbox
 from rag.pipeline import retrieval
 from rag.pipeline.retrieval import check_retrieval
 from rag.pipeline.search import SearchRequest, search
+from tests.patience import PATIENCE_S
 from tests.rag.ingest_service.support import make_space
 from tests.rag.pipeline.support import Text, fill, person, remove, unit_vectors
 from tests.rag.retrieval.conftest import milvus_in_force
@@ -82,7 +83,7 @@ class TestOutbox:
         settings.MILVUS_WRITE_TIMEOUT_S = 0.5
         assert deliver_now() == 0
         assert MilvusOutbox.objects.count() == waiting == 3
-        settings.MILVUS_URI, settings.MILVUS_WRITE_TIMEOUT_S = uri, 30
+        settings.MILVUS_URI, settings.MILVUS_WRITE_TIMEOUT_S = uri, PATIENCE_S
         assert deliver_now() == waiting
         assert deliver_now() == 0
 
@@ -217,7 +218,7 @@ class TestFaults:
         assert (report.state, "MILVUS" in report.detail.upper()) == (State.DEGRADED, True)
         remove(collection, "staff")
         assert deliver_now() == 0
-        settings.RAG_RETRIEVAL_TIMEOUT_S = settings.MILVUS_WRITE_TIMEOUT_S = 30
+        settings.RAG_RETRIEVAL_TIMEOUT_S = settings.MILVUS_WRITE_TIMEOUT_S = PATIENCE_S
         retrieval.forget()
         own_milvus.start()
         assert deliver_now() == 1
@@ -240,7 +241,6 @@ class TestLite:
     def lite(self, tmp_path: Path, settings: Any, db: None) -> Iterator[Path]:
         settings.RAG_RETRIEVAL_MODE = "milvus"
         settings.MILVUS_URI, settings.MILVUS_TOKEN = str(tmp_path / "trial.db"), None
-        settings.RAG_RETRIEVAL_TIMEOUT_S = 30
         retrieval.forget()
         yield tmp_path / "trial.db"
         retrieval.forget()
