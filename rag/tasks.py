@@ -33,9 +33,9 @@ IDEMPOTENCY_RETENTION = timedelta(hours=24)
     max_retries=20,
 )
 def index_batch(run_id: str) -> None:
-    """Work off one batch of a run, and queue the next: long runs share the workers fairly."""
-    if service.process_batch(UUID(run_id)):
-        index_batch.delay(run_id)
+    """Work off one batch of a run, and queue the next meanwhile, for whoever is free."""
+    run = UUID(run_id)
+    service.process_batch(run, on_taken=lambda: service.enqueue_run(run))
 
 
 @shared_task(name="rag.resume_index_runs")

@@ -14,8 +14,9 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.db import Error, connection, transaction
-from django.db.models import Count, F, Q
+from django.db.models import F, Q
 from django.utils import timezone
+from psycopg.pq import TransactionStatus
 
 from rag.models import Collection, IndexItem, IndexRun, ItemState, RunState
 
@@ -121,10 +122,18 @@ def claimed(run_id: UUID, limit: int) -> Iterator[list[IndexItem]]:
         try:
             yield items
         except BaseException:
+            abandon_statement()
             _give_back(items)
             raise
     finally:
         _unlock(ids)
+
+
+def abandon_statement() -> None:
+    """Let go of a connection that an interruption left in the middle of a statement; the next query opens another."""
+    held = connection.connection
+    if held is not None and held.info.transaction_status == TransactionStatus.ACTIVE:
+        connection.close()
 
 
 def take_stalled_runs(now: datetime, stalled_after: timedelta = STALLED_AFTER) -> list[UUID]:
@@ -142,12 +151,6 @@ def take_stalled_runs(now: datetime, stalled_after: timedelta = STALLED_AFTER) -
         ids = list(stalled.order_by("created_at").values_list("id", flat=True))
         IndexRun.objects.filter(id__in=ids).update(progressed_at=now)
     return ids
-
-
-def pending_count(run_id: UUID) -> int:
-    """Items that are still to be done, those being worked on included."""
-    counted = IndexItem.objects.filter(run_id=run_id, state=ItemState.PENDING).aggregate(count=Count("id"))
-    return int(counted["count"])
 
 
 def _lock(run_id: UUID, condition: Q, limit: int) -> list[int]:

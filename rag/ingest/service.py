@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -41,9 +41,6 @@ INDEX = declare_action("documents.index", "Documents were offered; an index run 
 DELETE = declare_action("document.delete", "A document is no longer found; for a time it can be restored.")
 RESTORE = declare_action("document.restore", "A deleted document is to be indexed again.")
 REINDEX = declare_action("document.reindex", "A document is to be read and indexed again.")
-
-MAX_QUEUED_BATCHES = 64
-"""Most messages that one run has in the queue: each goes on with the next batch when it is done with one."""
 
 _CHUNKS_PER_EMBEDDING = 1024
 """Documents are embedded and written when so many chunks have come together, which bounds memory."""
@@ -113,32 +110,35 @@ def start_run(
 
 
 def enqueue_run(run_id: UUID) -> None:
-    """Ask the workers to go on with a run, as many of them as it can use.
+    """Ask the workers to go on with a run: whoever takes a batch asks for the next at once, as long as there is one.
 
-    Without a broker nothing is lost: the run is recorded, and a periodic task queues it once the broker is back.
+    So as many workers share a run as are free, and no run waits behind all of a longer one. Without a broker nothing
+    is lost: the run is recorded, and a periodic task queues it once the broker is back.
     """
     from rag.tasks import index_batch  # which imports this module
 
-    batches = -(-runs.pending_count(run_id) // settings.RAG_INDEX_BATCH_DOCUMENTS)
-
     def send() -> None:
         try:
-            for _ in range(min(batches, MAX_QUEUED_BATCHES)):
-                index_batch.delay(str(run_id))
+            index_batch.delay(str(run_id))
         except BrokerError as error:
             logger.warning("The task queue can't be reached; run %s waits for it (%s)", run_id, error)
 
     transaction.on_commit(send)
 
 
-def process_batch(run_id: UUID, embedder: DocumentEmbedder | None = None) -> int:
+def process_batch(
+    run_id: UUID, embedder: DocumentEmbedder | None = None, *, on_taken: Callable[[], None] = lambda: None
+) -> int:
     """Work off the next items of a run. Returns how many were taken; 0 when there is nothing to take.
+
+    ``on_taken`` is called between taking items and working on them.
 
     Safe to call in any number of processes at once, and again after any of them died.
     """
     try:
         with runs.claimed(run_id, settings.RAG_INDEX_BATCH_DOCUMENTS) as items:
             if items:
+                on_taken()
                 _Batch(items, embedder).work()
     except (IntegrityError, Collection.DoesNotExist):
         if IndexRun.objects.filter(id=run_id).exists():

@@ -78,6 +78,7 @@ class IndexingCommand(BaseCommand):
         try:
             self.see_through(run, in_process=in_process)
         except KeyboardInterrupt:
+            runs.abandon_statement()
             runs.cancel_run(run.id)
             run.refresh_from_db()
             raise CommandError(
@@ -126,7 +127,9 @@ class IndexingCommand(BaseCommand):
 def show_failures(console: Console, failures: Any, count: int) -> None:
     """The first failures with their reasons."""
     for document_id, reason in failures[:MAX_FAILURES_SHOWN]:
-        console.print(f"failed: {document_id}: {reason}", markup=False)
+        # Most reasons begin with the name.
+        told = reason.removeprefix(f"{document_id} ")
+        console.print(f"failed: {document_id}: {told}", markup=False)
     if count > MAX_FAILURES_SHOWN:
         console.print(f"… and {count - MAX_FAILURES_SHOWN} more")
 

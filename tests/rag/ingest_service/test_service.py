@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from django.db import connection
 
 from ops.contracts.principal import Principal
 from ops.contracts.problems import Conflict, NotFound, Unprocessable
@@ -313,6 +315,21 @@ class TestClaims:
         for _ in range(5):
             with pytest.raises(KeyboardInterrupt):
                 interrupted()
+        assert set(IndexItem.objects.values_list("attempts", flat=True)) == {0}
+
+    @pytest.mark.django_db(transaction=True)
+    def test_it_counts_no_attempt_for_an_interruption_in_the_middle_of_a_statement(
+        self, collection: Collection, ingester: Principal
+    ) -> None:
+        run = self.run_of(collection, ingester, 2)
+
+        def interrupted() -> None:
+            with runs.claimed(run.id, 32):
+                connection.connection.pgconn.send_query(b"SELECT pg_sleep(1)")
+                sys.exit(1)
+
+        with pytest.raises(SystemExit):
+            interrupted()
         assert set(IndexItem.objects.values_list("attempts", flat=True)) == {0}
 
     @pytest.mark.django_db(transaction=True)

@@ -20,15 +20,15 @@ from ops.contracts.principal import Principal
 from rag.ingest import runs, service
 from rag.models import Chunk, Collection, IndexItem, IndexRun, ItemState, RunState
 from rag.tasks import resume_index_runs
+from tests.patience import PATIENCE_S
 from tests.rag.ingest_service.support import assert_consistent
 from tests.rag.ingest_service.test_service import counts, text
 
 ROOT = Path(__file__).resolve().parents[3]
-DEADLINE_S = 90
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert process.poll() is None, "the worker has ended"
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -101,6 +101,22 @@ def test_it_finishes_a_run_whose_worker_was_killed(
     assert_consistent(collection)
 
 
+@pytest.mark.django_db(transaction=True)
+def test_a_short_run_does_not_wait_behind_a_long_one(
+    collection: Collection, ingester: Principal, empty_queue: None
+) -> None:
+    long = service.start_run(collection, [text(f"d{n}", "Words.") for n in range(64)], ingester, "test")
+    short = service.start_run(collection, [text("short", "Words.")], ingester, "test")
+    with worker() as process:
+        wait_until(lambda: not IndexRun.objects.exclude(state=RunState.FINISHED).exists(), process)
+    long.refresh_from_db()
+    short.refresh_from_db()
+    assert (counts(long), counts(short)) == ({"added": 64}, {"added": 1})
+    assert short.finished_at is not None
+    assert long.finished_at is not None
+    assert short.finished_at < long.finished_at
+
+
 def test_it_resumes_a_run_only_after_it_stalled(collection: Collection, ingester: Principal, empty_queue: None) -> None:
     run = service.start_run(collection, [text("a", "Words.")], ingester, "test", enqueue=False)
     now = timezone.now()
@@ -144,7 +160,7 @@ def test_it_accepts_documents_while_the_queue_is_away(collection: Collection, em
         },
         capture_output=True,
         text=True,
-        timeout=DEADLINE_S,
+        timeout=PATIENCE_S,
         check=True,
     )
     assert script.stdout.strip().endswith("running")

@@ -49,7 +49,7 @@ class Command(IndexingCommand):
         collection = Collection.objects.filter(slug=slug).first() or create_collection(
             slug, SYSTEM, title="ZenGlow's documentation and code", split_identifiers=True
         )
-        self.stdout.write("Indexing ZenGlow's own documentation and code; the server can be used meanwhile.")
+        self.stdout.write("Indexing ZenGlow's own documentation and code; meanwhile, searches find what is done.")
         self.stdout.flush()
         offers = FolderOffers([BASE_DIR / source for source in SOURCES if (BASE_DIR / source).exists()])
         return service.start_run(collection, offers, SYSTEM, ORIGIN, roots=offers.roots)
