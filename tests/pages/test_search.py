@@ -8,9 +8,12 @@ import pytest
 from django.test import Client
 from pytest_django.fixtures import Settings
 
+from ops.contracts.principal import SYSTEM
+from rag.ingest.plan import Offer
+from rag.ingest.service import start_run
 from rag.models import Collection
 from rag.pipeline.features import SCHEMA
-from tests.pages.conftest import AddDocuments, SignIn
+from tests.pages.conftest import AddDocuments, SignIn, work_off
 from tests.pages.html import assert_inert, one, parse, text_of
 
 pytestmark = pytest.mark.django_db
@@ -175,6 +178,15 @@ class TestNothingFound:
         shown = text_of(visitor.get("/search/?collection=travel&q=tea"))
         assert "Nothing in Travel notes yet" in shown
         assert "--collection travel" in shown
+
+    def test_it_says_that_documents_are_on_their_way(self, visitor: Client) -> None:
+        home = Collection.objects.create(slug="default")
+        run = start_run(home, [Offer("tea.md", TEA.encode(), source="tea.md")], SYSTEM, "command", enqueue=False)
+        page = parse(visitor.get("/search/"))
+        assert "found as soon as they are done" in one(page, ".nothing .notice").text_content()
+        assert one(page, ".nothing .notice a").get("href") == "/documents/runs/"
+        work_off(run)
+        assert parse(visitor.get("/search/")).cssselect(".nothing") == []
 
     def test_it_does_not_show_how_to_add_to_somebody_who_may_not(
         self, sign_in: SignIn, monkeypatch: pytest.MonkeyPatch
