@@ -8,6 +8,7 @@ from django.conf import settings
 
 from zenglow_site.database import BoundedConnection
 from zenglow_site.handler import asgi_application
+from zenglow_site.request_body import bound_request_bodies
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "zenglow_site.settings")
 
@@ -20,6 +21,7 @@ from zenglow_site.routing import websocket_application  # noqa: E402
 
 application = ProtocolTypeRouter({"http": http_application, "websocket": websocket_application()})
 
+bound_request_bodies()
 BoundedConnection.answer_timeout_s = settings.ENVIRONMENT["DATABASE_ANSWER_TIMEOUT_S"]
 view.follow()
 processes.announce("web")
