@@ -46,6 +46,8 @@ def explained(error: DatabaseError) -> str | None:
         return f"The database can't be used: {reason}"
     if isinstance(error.__cause__, psycopg.errors.InsufficientPrivilege) and "extension" in reason:
         return f"{reason}. As a superuser of PostgreSQL, run in this database: CREATE EXTENSION vector;"
+    if isinstance(error.__cause__, psycopg.errors.UndefinedTable):
+        return f"{reason}. Prepare this database first: run manage.py migrate (or make run)."
     return None
 
 

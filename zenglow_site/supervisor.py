@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -52,7 +53,7 @@ WEB_START_TIMEOUT_S = 300.0
 
 KEY_HINT = """
   Everybody signs in, or uses a key, such as this one:
-        KEY=$(.venv/bin/python manage.py apikey create first --scope query --quiet)
+        KEY=$({manage} apikey create first --scope query --quiet)
 """
 
 Say = Callable[[str], None]
@@ -364,6 +365,9 @@ class Supervisor:
     def _banner(self, seconds: float) -> str:
         body = """{"query": "How are fusion weights rolled back?"}"""
         key_header = """-H "X-API-Key: $KEY" """ if self.keys_enabled else ""
+        manage = ".venv/bin/python manage.py"
+        if self.data_dir != BASE_DIR / "var":  # where a command would look by itself
+            manage = f"ZENGLOW_DATA_DIR={shlex.quote(str(self.data_dir))} {manage}"
         return f"""
 ZenGlow is up ({seconds:.0f} s).
 
@@ -371,8 +375,9 @@ ZenGlow is up ({seconds:.0f} s).
   Documents   {self.url}/documents/
   Admin       {self.url}/admin/
   API         {self.url}/api/docs/
+  Commands    {manage} help
   Logs        {self._log_path("web").parent}
-{KEY_HINT if self.keys_enabled else ""}
+{KEY_HINT.format(manage=manage) if self.keys_enabled else ""}
   Try:  curl -s {self.url}/rag/query2 {key_header}-H 'Content-Type: application/json' -d '{body}'
 
 Ctrl-C stops everything.

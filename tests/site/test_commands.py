@@ -166,6 +166,14 @@ class TestStack:
             assert [status.state for status in zenglow.stack.status()] == [State.DOWN, State.DOWN]
         assert zenglow.family() == []
 
+    def test_a_command_on_a_database_without_tables_says_what_to_do(self, make_zenglow: Callable[..., Zenglow]) -> None:
+        zenglow = make_zenglow(is_new=True)
+        refused = zenglow.run("apikey", "create", "first", "--scope", "query")
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "run manage.py migrate (or make run)" in refused.stderr
+        assert "Traceback" not in refused.stderr
+        assert zenglow.run("stack", "stop").returncode == 0
+
     def test_there_is_none_in_the_service_profile(self, make_zenglow: Callable[..., Zenglow]) -> None:
         zenglow = make_zenglow(
             is_new=True,
