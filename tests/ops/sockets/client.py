@@ -35,10 +35,10 @@ class Socket:
                 return message
 
     async def send(self, text: str) -> None:
-        await self._communicator.send_to(text_data=text)
+        await self._communicator.send_input({"type": "websocket.receive", "text": text})
 
     async def send_bytes(self, data: bytes) -> None:
-        await self._communicator.send_to(bytes_data=data)
+        await self._communicator.send_input({"type": "websocket.receive", "bytes": data})
 
 
 @asynccontextmanager
