@@ -20,6 +20,9 @@ from rag.pages.documents import get_document
 _DOWNLOADED = frozenset({formats.DOCX, formats.PPTX, formats.XLSX, formats.EPUB})
 """Kinds of file that browsers can't show."""
 
+_PDF_VIEWER = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+"""Chrome's viewer is a page with styles of its own: what the pages are forbidden would leave it blank."""
+
 _SANDBOX = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
@@ -49,8 +52,8 @@ def _guarded(response: HttpResponse, document: Document, media_type: str) -> Htt
     Scripts never run: HTML stands in a sandbox of its own, and no type is guessed. Chrome's PDF viewer does not start
     in a sandbox, and PDF has no access to the page's origin.
     """
-    if media_type != formats.PDF:
-        response.headers["Content-Security-Policy"] = _SANDBOX
+    is_pdf = media_type == formats.PDF
+    response.headers["Content-Security-Policy"] = _PDF_VIEWER if is_pdf else _SANDBOX
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Cache-Control"] = "private, no-cache"
     name = PurePosixPath((document.source or document.title or document.document_id).replace("\\", "/")).name

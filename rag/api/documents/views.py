@@ -193,6 +193,7 @@ class CollectionDetailView(APIView):
 
 class DocumentsView(APIView):
     required_scopes = {"GET": Scope.QUERY, "POST": Scope.INGEST}
+    rate_costs = {"POST": 5.0}
     parser_classes = [StrictJSONParser, MultiPartParser]
 
     @extend_schema(

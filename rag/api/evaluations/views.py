@@ -49,6 +49,7 @@ class EvaluationPages(Pages):
 
 class EvaluationsView(ListAPIView[EvaluationRun]):
     required_scopes = {"GET": Scope.REGISTRY_READ, "POST": Scope.REGISTRY_WRITE}
+    rate_costs = {"POST": 20.0}
     serializer_class = EvaluationSerializer
     pagination_class = EvaluationPages
     queryset = EvaluationRun.objects.none()
