@@ -10,7 +10,7 @@ from typing import Any, Literal
 from django.conf import settings
 
 from ops.contracts.env import Environment, Kind, Variable, declared, unknown_names
-from ops.logs import redact_text
+from ops.scrub import hide_secrets
 
 HIDDEN = "********"
 
@@ -39,8 +39,8 @@ def shown_value(variable: Variable, loaded: Environment) -> Any:
     if variable.secret:
         return HIDDEN
     if isinstance(value, tuple):
-        return [redact_text(str(part)) for part in value]
-    return redact_text(str(value)) if isinstance(value, str | Path) else value
+        return [hide_secrets(str(part)) for part in value]
+    return hide_secrets(str(value)) if isinstance(value, str | Path) else value
 
 
 def doubts(loaded: Environment) -> list[Doubt]:
