@@ -1,4 +1,5 @@
 from django.apps import AppConfig
+from django.conf import settings
 
 
 class OpsConfig(AppConfig):
@@ -7,15 +8,17 @@ class OpsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from ops import checks  # noqa: F401  (registers the system checks)
+        from ops import checks, task_context  # noqa: F401  (registers the system checks, and the ids of tasks)
         from ops.contracts.model_calls import register_call_sink
         from ops.contracts.stage import register_sink
         from ops.health_checks import register_health_checks
         from ops.instrumentation.prometheus import observe_model_call, observe_stage
         from ops.instrumentation.snapshot import SNAPSHOT
         from ops.logs import configure_structlog
+        from ops.scrub import scrub_also
 
         configure_structlog()
+        scrub_also(settings.OPS_SCRUB_FIELDS)
         register_sink(SNAPSHOT.add_stage)
         register_sink(observe_stage)
         register_call_sink(observe_model_call)

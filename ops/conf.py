@@ -44,6 +44,13 @@ declare(
         "File that log lines are appended to, for each process. Default: standard error.",
     ),
     Variable(
+        "OPS_SCRUB_FIELDS",
+        Kind.LIST,
+        "Names of further fields whose value is written nowhere: not in logs, traces or logged queries. "
+        "`date_of_birth` also means `dateOfBirth` and `patient_date_of_birth`.",
+        default=(),
+    ),
+    Variable(
         "OPS_PERFORMANCE_FLUSH_INTERVAL_MS",
         Kind.INTEGER,
         "How long rows of query_performance wait in memory before they are written together.",
@@ -66,6 +73,83 @@ declare(
         default=90,
         minimum=1,
         maximum=3650,
+    ),
+    # The standard variables of OpenTelemetry. What is not declared here (batch sizes, certificates and so on) is read
+    # by the SDK itself, from the process environment.
+    Variable(
+        "OTEL_SDK_DISABLED",
+        Kind.BOOLEAN,
+        "Turn traces off, whatever else is set.",
+        default=False,
+    ),
+    Variable(
+        "OTEL_TRACES_EXPORTER",
+        Kind.STRING,
+        "Where traces go: `otlp` to a collector, `console` to standard output. Not set: to a collector if the address "
+        "of one is set, else nowhere, at no cost.",
+        choices=("none", "otlp", "console"),
+        stage_defaults={"staging": "otlp"},
+    ),
+    Variable(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        Kind.URL,
+        "Address of an OpenTelemetry collector, Jaeger or Tempo that takes OTLP over HTTP, such as "
+        "`http://localhost:4318`; `/v1/traces` is added. The SDK takes that one when only the exporter is set.",
+    ),
+    Variable(
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        Kind.URL,
+        "The same for traces alone, used as it is, with its path.",
+    ),
+    Variable(
+        "OTEL_EXPORTER_OTLP_PROTOCOL",
+        Kind.STRING,
+        "How spans are sent. Only OTLP over HTTP is installed.",
+        default="http/protobuf",
+        choices=("http/protobuf",),
+    ),
+    Variable(
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        Kind.STRING,
+        "Headers for the collector, such as `authorization=Basic%20…`.",
+        secret=True,
+    ),
+    Variable(
+        "OTEL_SERVICE_NAME",
+        Kind.STRING,
+        "Name of this installation in traces.",
+        default="zenglow",
+    ),
+    Variable(
+        "OTEL_RESOURCE_ATTRIBUTES",
+        Kind.STRING,
+        "Further attributes of this installation in traces, such as `deployment.environment.name=prod`.",
+    ),
+    Variable(
+        "OTEL_TRACES_SAMPLER",
+        Kind.STRING,
+        "Which traces are kept. The `parentbased` ones follow a caller who sends a `traceparent`.",
+        default="parentbased_always_on",
+        stage_defaults={"prod": "parentbased_traceidratio"},
+        choices=(
+            *("always_on", "always_off", "traceidratio"),
+            *("parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio"),
+        ),
+    ),
+    Variable(
+        "OTEL_TRACES_SAMPLER_ARG",
+        Kind.FLOAT,
+        "Share of traces that the `traceidratio` samplers keep.",
+        default=1.0,
+        stage_defaults={"prod": 0.01},
+        minimum=0,
+        maximum=1,
+    ),
+    Variable(
+        "OTEL_SEMCONV_STABILITY_OPT_IN",
+        Kind.LIST,
+        "Which of the semantic conventions are used in their stable form.",
+        default=("http", "database"),
     ),
     Variable(
         "OPS_HEALTH_CACHE_S",

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 import uuid
+
+from ops.scrub import find
+
+_SANE_CORRELATION_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
 def uuid7() -> uuid.UUID:
@@ -17,3 +22,10 @@ def uuid7() -> uuid.UUID:
     value = value & ~(0xF << 76) | 0x7 << 76  # version
     value = value & ~(0x3 << 62) | 0x2 << 62  # variant
     return uuid.UUID(int=value)
+
+
+def correlation_id(offered: str, own: str) -> str:
+    """The caller's id when it is short, plain, and neither an address nor a secret; else ``own``. It will be logged."""
+    if not _SANE_CORRELATION_ID.fullmatch(offered) or any(one.label in {"email", "secret"} for one in find(offered)):
+        return own
+    return offered

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, cast
 
@@ -13,19 +12,18 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.utils.functional import SimpleLazyObject
 
-from ops import proxies
+from ops import proxies, tracing
 from ops.access import Access, ensure_allowed, is_sign_in, requirement_of
 from ops.api.problems import refuse, respond
 from ops.authentication import ensure_same_origin, resolve_principal
+from ops.contracts.facts import collecting
 from ops.contracts.principal import ANONYMOUS, Principal
 from ops.contracts.problems import AuthenticationNeeded, Forbidden, InvalidRequest
-from ops.identifiers import uuid7
+from ops.identifiers import correlation_id, uuid7
 from ops.limits import policy
 from ops.requests import Request
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]
-
-SANE_CORRELATION_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 log = structlog.get_logger("zenglow.request")
 
@@ -76,21 +74,21 @@ class ProxyMiddleware(Middleware):
 class RequestIdMiddleware(Middleware):
     """Gives each request an id, binds it to the logs, answers with it, and writes one log line.
 
-    A caller's ``X-Correlation-ID`` is kept when it is short and plain, else the request id stands in; it is echoed.
+    A caller's ``X-Correlation-ID`` is kept when it is sane, else the request id stands in; it is echoed.
     """
 
     def answer(self, request: Request) -> HttpResponseBase:
-        with self._bound(request):
+        with self._bound(request), collecting() as facts:
             started = time.perf_counter()
             response = super().answer(request)
-            self._log(request, response, started)
+            self._log(request, response, started, facts)
             return response
 
     async def answer_async(self, request: Request) -> HttpResponseBase:
-        with self._bound(request):
+        with self._bound(request), collecting() as facts:
             started = time.perf_counter()
             response = await super().answer_async(request)
-            self._log(request, response, started)
+            self._log(request, response, started, facts)
             return response
 
     def after(self, request: Request, response: HttpResponseBase) -> None:
@@ -99,24 +97,26 @@ class RequestIdMiddleware(Middleware):
 
     def _bound(self, request: Request) -> AbstractContextManager[None]:
         request.request_id = str(uuid7())
-        offered = request.headers.get("X-Correlation-ID", "")
-        request.correlation_id = offered if SANE_CORRELATION_ID.fullmatch(offered) else request.request_id
+        request.correlation_id = correlation_id(request.headers.get("X-Correlation-ID", ""), request.request_id)
         request.principal = ANONYMOUS
         return structlog.contextvars.bound_contextvars(
             request_id=request.request_id, correlation_id=request.correlation_id
         )
 
-    def _log(self, request: Request, response: HttpResponseBase, started: float) -> None:
+    def _log(self, request: Request, response: HttpResponseBase, started: float, facts: Mapping[str, object]) -> None:
         """One line. The query string stays out: it may hold what somebody asked."""
+        match = request.resolver_match
+        if match is not None and match.route:
+            tracing.name_request(request.method or "", f"/{match.route}")
         write = log.error if response.status_code >= 500 else log.info
-        write(
-            "request",
-            method=request.method,
-            path=request.path,
-            status=response.status_code,
-            duration_ms=round((time.perf_counter() - started) * 1000, 2),
-            principal=_known_name(request.principal),
-        )
+        line = {
+            "method": request.method,
+            "path": request.path,
+            "status": response.status_code,
+            "duration_ms": round((time.perf_counter() - started) * 1000, 2),
+            "principal": _known_name(request.principal),
+        }
+        write("request", **{**facts, **line})
 
 
 class FaultMiddleware(Middleware):
@@ -197,7 +197,10 @@ def _checks_itself(request: HttpRequest, view: object) -> bool:
 
 
 def _known_name(principal: Principal) -> str:
-    """The name for the log, without looking up a principal that nobody asked for."""
+    """Who it was, for the log: a key by its prefix, a person by number and not by name, which may be an address.
+
+    A principal that nobody asked for is not looked up.
+    """
     if isinstance(principal, SimpleLazyObject):
         return ANONYMOUS.name
-    return principal.name
+    return principal.log_name

@@ -25,7 +25,7 @@ from django.utils.safestring import SafeString
 
 from ops.admin import LatestRows, ReadOnlyAdmin, principal_of
 from ops.contracts.problems import Problem
-from rag import collections, tasks
+from rag import collections, query_log, tasks
 from rag.ann import configs as ann_configs
 from rag.ann.describe import how, state_of
 from rag.evaluation import stored
@@ -41,6 +41,7 @@ from rag.models import (
     EvaluationState,
     IndexItem,
     IndexRun,
+    QueryLog,
 )
 
 EXCERPT_CHARACTERS = 5_000
@@ -452,3 +453,28 @@ class EvaluationRunAdmin(ReadOnlyAdmin):
 
 def _run_message(run: IndexRun) -> str:
     return f"'{run.collection}': {run.total} documents are looked at again (run {run})."
+
+
+@admin.register(QueryLog)
+class QueryLogAdmin(ReadOnlyAdmin):
+    """What was asked, as far as `RAG_QUERY_LOG` lets it be kept; erased for one asker as a whole."""
+
+    list_display = ("occurred_at", "collection", "query", "asked_by", "result_count")
+    list_filter = ("collection", "occurred_at")
+    search_fields = ("=request_id", "=asked_by", "=query_hmac", "query")
+    show_full_result_count = False
+    actions = ("erase_askers",)
+    fields = (
+        *("request_id", "occurred_at", "collection", "query", "query_hmac", "asked_by", "result_count", "degraded"),
+        "snapshot",
+    )
+    readonly_fields = fields
+
+    @admin.action(description="Erase everything that these askers asked", permissions=("erase",))
+    def erase_askers(self, request: HttpRequest, queryset: QuerySet[QueryLog]) -> None:
+        for asked_by in sorted(set(queryset.values_list("asked_by", flat=True))):
+            erased = query_log.erase(asked_by, principal_of(request))
+            self.message_user(request, f"Erased {erased} searches of {asked_by}.")
+
+    def has_erase_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("rag.delete_querylog")

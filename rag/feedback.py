@@ -24,7 +24,7 @@ from ops.contracts.audit import declare_action
 from ops.contracts.principal import Principal, Scope
 from ops.contracts.problems import Forbidden, InvalidRequest, NotFound
 from rag.models import Collection, Document, Feedback, FeedbackKind, Impression, JudgedQuery, Judgement, QueryLog
-from rag.query_log import asked_by, flush
+from rag.query_log import flush
 
 JUDGE = declare_action("feedback.judge", "Judgements of a collection were made of what people clicked, voted, judged.")
 
@@ -249,7 +249,7 @@ def _find_impression(given: Given, principal: Principal) -> Impression | None:
         return None
     return (
         Impression.objects.select_related("query_log")
-        .filter(query_log=given.request_id, chunk_id=given.chunk_id, query_log__asked_by=asked_by(principal))
+        .filter(query_log=given.request_id, chunk_id=given.chunk_id, query_log__asked_by=principal.log_name)
         .order_by("position")
         .first()
     )

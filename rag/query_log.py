@@ -20,6 +20,9 @@ from django.contrib.auth.models import User
 from django.db import connection, transaction
 from django.utils import timezone
 
+from ops.audit import record
+from ops.contracts.audit import declare_action
+from ops.contracts.facts import note
 from ops.contracts.principal import Principal, PrincipalKind
 from ops.instrumentation.batch import BatchWriter
 from ops.instrumentation.performance import PerformanceRow, record_query
@@ -28,6 +31,8 @@ from rag.models import QueryLog
 from rag.pipeline.body import Shown
 from rag.pipeline.query import SearchRequest
 from rag.pipeline.snapshot import Resolved
+
+ERASE = declare_action("query_log.erase", "Everything that somebody asked is gone from the query log.")
 
 BUFFER_SEARCHES = 2_000
 """A search with 10 impressions takes about 4 kB here."""
@@ -48,6 +53,15 @@ def record_search(answer: Mapping[str, Any], shown: Sequence[Shown], resolved: R
     now = timezone.now()
     snapshot = resolved.snapshot
     digest = query_hmac(answer["query"])
+    note(
+        query_hmac=digest,
+        collection=snapshot.collection,
+        variant=answer["variant"],
+        cache=answer["cache"],
+        retrieval_mode=snapshot.retrieval_mode,
+        degraded=answer["degraded"],
+        timings={name: duration_ms for name, duration_ms in answer["timings"].items() if duration_ms},
+    )
     record_query(
         PerformanceRow(
             occurred_at=now,
@@ -131,15 +145,22 @@ def flush() -> None:
     _writer().flush()
 
 
+def erase(asked_by: str, principal: Principal) -> int:
+    """Delete everything that is stored of what one asker asked and was shown; how many searches that were.
+
+    ``asked_by`` is a `Principal.log_name`: ``user:7``, ``key:abcdefghij`` or ``anonymous``. What a process has not
+    written yet (see `OPS_PERFORMANCE_FLUSH_INTERVAL_MS`) is not reached.
+    """
+    _writer().flush()
+    with transaction.atomic():
+        _, by_model = QueryLog.objects.filter(asked_by=asked_by).delete()
+        erased = by_model.get(QueryLog._meta.label, 0)
+        record(principal, ERASE, asked_by, {"searches": erased})
+    return erased
+
+
 def _key_prefix(principal: Principal) -> str | None:
     return principal.name if principal.kind is PrincipalKind.API_KEY else None
-
-
-def asked_by(principal: Principal) -> str:
-    """By whom a row says that it was asked."""
-    return {PrincipalKind.USER: f"user:{principal.user_id}", PrincipalKind.API_KEY: f"key:{principal.name}"}.get(
-        principal.kind, principal.name
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +184,7 @@ class _Logged:
             collection=snapshot.collection,
             query=self.query,
             query_hmac=self.query_hmac,
-            asked_by=asked_by(self.principal),
+            asked_by=self.principal.log_name,
             user_id=self.principal.user_id,
             snapshot=snapshot.as_dict()
             | {"variant": self.resolved.variant, "arms": [arm.as_json() for arm in self.resolved.arms]},

@@ -6,6 +6,7 @@ import threading
 from channels.routing import ProtocolTypeRouter
 from django.conf import settings
 
+from ops import tracing
 from zenglow_site.database import BoundedConnection
 from zenglow_site.handler import asgi_application
 from zenglow_site.request_body import bound_request_bodies
@@ -13,13 +14,14 @@ from zenglow_site.request_body import bound_request_bodies
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "zenglow_site.settings")
 
 http_application = asgi_application()
+tracing.start(settings.ENVIRONMENT, "web")
 
 from models_registry import processes, serving  # noqa: E402  (the apps are loaded now)
 from models_registry.live import view  # noqa: E402
 from ops.api.views import health_monitor  # noqa: E402
 from zenglow_site.routing import websocket_application  # noqa: E402
 
-application = ProtocolTypeRouter({"http": http_application, "websocket": websocket_application()})
+application = tracing.traced_asgi(ProtocolTypeRouter({"http": http_application, "websocket": websocket_application()}))
 
 bound_request_bodies()
 BoundedConnection.answer_timeout_s = settings.ENVIRONMENT["DATABASE_ANSWER_TIMEOUT_S"]

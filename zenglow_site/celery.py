@@ -5,7 +5,17 @@ import signal
 import sys
 
 from celery import Celery
-from celery.signals import worker_process_init, worker_ready
+from celery.signals import (
+    setup_logging,
+    worker_init,
+    worker_process_init,
+    worker_process_shutdown,
+    worker_ready,
+    worker_shutdown,
+)
+from django.conf import settings
+
+from ops import tracing
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "zenglow_site.settings")
 
@@ -18,6 +28,25 @@ app.autodiscover_tasks()
 def unwind_on_sigterm(**_: object) -> None:
     """A task that a shutdown cuts off hands back what it had claimed, and does not look like one that kills workers."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+
+
+@setup_logging.connect
+def leave_logging_alone(**_: object) -> None:
+    """Django has set it up. Celery would raise the root level to the worker's own: no task would have its line."""
+
+
+@worker_init.connect
+@worker_process_init.connect
+def start_tracing(**_: object) -> None:
+    """In the main process as well: it sends what is due, and runs the tasks of a pool without processes."""
+    tracing.start(settings.ENVIRONMENT, "worker")
+
+
+@worker_shutdown.connect
+@worker_process_shutdown.connect
+def stop_tracing(**_: object) -> None:
+    """Send the last spans: a worker's child process ends without Python's own exit hooks."""
+    tracing.stop()
 
 
 @worker_process_init.connect

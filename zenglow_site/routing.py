@@ -8,6 +8,7 @@ from channels.routing import URLRouter
 from django.urls import path, re_path
 
 from ops.sockets.handshake import PrincipalOfSocket
+from ops.sockets.log import SocketLog
 from ops.sockets.metrics import MetricsConsumer
 from ops.sockets.refusal import Application, no_such_socket
 
@@ -21,6 +22,6 @@ websocket_urlpatterns = [path(route, consumer) for route, consumer in _consumers
 
 
 def websocket_application() -> Application:
-    """The routes behind the check of where a socket comes from and who opens it."""
+    """The routes behind the check of where a socket comes from and who opens it; a line in the log for each."""
     router: Any = URLRouter([*websocket_urlpatterns, re_path("", _last)])
-    return PrincipalOfSocket(router)
+    return SocketLog(PrincipalOfSocket(router))

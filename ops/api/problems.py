@@ -27,6 +27,7 @@ from django.template import loader
 from django_htmx.http import HttpResponseClientRedirect
 from rest_framework import exceptions as drf
 
+from ops import tracing
 from ops.contracts.problems import (
     CONTENT_TYPE,
     AuthenticationNeeded,
@@ -102,6 +103,8 @@ def as_problem(error: BaseException) -> Problem:
 def refuse(request: HttpRequest, error: BaseException) -> HttpResponse:
     """The response to an exception. What is not the caller's doing is logged with its traceback."""
     problem = as_problem(error)
+    if problem.status >= 500:
+        tracing.record_error(error)
     if isinstance(problem, InternalError) or isinstance(error, DataError):
         logger.error("Unexpected %s", type(error).__name__, exc_info=error)
     elif problem.status >= 500 and error is not problem:

@@ -209,6 +209,18 @@ def child_environment(*, without_secrets: bool = False, **changes: str) -> dict[
     return inherited | changes
 
 
+def hand_over(environment: Environment, prefix: str) -> None:
+    """Give a library that reads the process environment itself what was declared here, from wherever it came.
+
+    A value of ``.env``, of a ``NAME_FILE`` or of a stage's default would not reach it otherwise. A variable without a
+    value is left alone.
+    """
+    for name, found in environment.values.items():
+        if name.startswith(prefix) and found.value is not None:
+            value = str(found.value).lower() if isinstance(found.value, bool) else str(found.value)
+            os.environ[name] = ",".join(map(str, found.value)) if isinstance(found.value, tuple) else value
+
+
 def _resolve(
     variable: Variable,
     raw: Mapping[str, tuple[str, str]],

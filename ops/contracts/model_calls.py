@@ -1,7 +1,8 @@
 """``with model_call("embedder", "all-MiniLM-L6-v2@1") as call:`` stands around each call of a model version.
 
-The finished call is handed to every registered sink: Prometheus, traces, the registry's rolling statistics. As with
+The finished call is handed to every registered sink: Prometheus, the registry's rolling statistics. As with
 `ops.contracts.stage`, a sink must be quick and must not raise; one that raises is logged once and breaks no request.
+While tracing is on the block is a span as well.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 logger = logging.getLogger(__name__)
@@ -49,8 +50,12 @@ class ModelCall:
 
 CallSink = Callable[[ModelCall], None]
 
+CallSpan = Callable[[ModelCall], AbstractContextManager[object]]
+"""Opens the span of a call, as the current one; what the call says of itself is read when the span ends."""
+
 _sinks: list[CallSink] = []
 _broken_sinks: set[CallSink] = set()
+_open_span: CallSpan | None = None
 
 
 def register_call_sink(sink: CallSink) -> None:
@@ -59,13 +64,20 @@ def register_call_sink(sink: CallSink) -> None:
         _sinks.append(sink)
 
 
+def trace_calls(open_span: CallSpan | None) -> None:
+    """Make each call a span from now on; ``None``: no longer."""
+    global _open_span
+    _open_span = open_span
+
+
 @contextmanager
 def model_call(kind: str, model: str, operation: str = "", *, items: int = 0) -> Iterator[ModelCall]:
     """Time a call. One that raises is handed on as well, with its `ModelCall.error`."""
     call = ModelCall(kind, model, operation, items=items, started_at_ns=time.time_ns())
     started = time.perf_counter()
     try:
-        yield call
+        with nullcontext() if _open_span is None else _open_span(call):
+            yield call
     except Exception as error:
         call.error = type(error).__name__
         raise

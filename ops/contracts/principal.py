@@ -32,8 +32,8 @@ class PrincipalKind(StrEnum):
 class Principal:
     """An identity with its rights.
 
-    ``collections`` is ``None`` for "every collection", else the slugs that may be touched. ``name`` is safe to log:
-    a user name, a key's public prefix, ``anonymous`` or ``system``.
+    ``collections`` is ``None`` for "every collection", else the slugs that may be touched. ``name``: a user name, a
+    key's public prefix, ``anonymous`` or ``system``.
     """
 
     kind: PrincipalKind
@@ -42,6 +42,16 @@ class Principal:
     groups: frozenset[str] = frozenset()
     collections: frozenset[str] | None = None
     user_id: int | None = None
+
+    @property
+    def log_name(self) -> str:
+        """Who it is, in logs: ``key:`` and the prefix, ``user:`` and the number (a name may be an e-mail address)."""
+        match self.kind:
+            case PrincipalKind.API_KEY:
+                return f"key:{self.name}"
+            case PrincipalKind.USER if self.user_id is not None:
+                return f"user:{self.user_id}"
+        return self.name
 
     def has_scope(self, scope: Scope) -> bool:
         return Scope.ADMIN in self.scopes or scope in self.scopes

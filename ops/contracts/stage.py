@@ -1,17 +1,19 @@
 """``with stage("embed"):`` is the only instrumentation call.
 
 Each finished stage is handed to every registered sink and, when a `recording` is active in this context, to it. A
-sink must be quick and must not raise; one that raises is logged once and never breaks the request.
+sink must be quick and must not raise; one that raises is logged once and never breaks the request. While tracing is on
+the block is a span as well, so that the SQL and the calls inside it are seen below it.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from time import perf_counter
+from types import TracebackType
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +23,14 @@ PIPELINE_STAGES = ("embed", "retrieval", "feature", "ltr", "fusion", "pipeline")
 INDEXING_STAGES = ("parse", "chunk", "embed_batch", "write")
 """The stages of indexing a batch of documents."""
 
+VOICE_STAGES = ("vad", "stt", "generation", "tts")
+"""The stages of a spoken or written answer."""
+
 StageSink = Callable[[str, float, bool], None]
 """``sink(name, duration_ms, failed)``."""
+
+SpanFactory = Callable[[str], AbstractContextManager[object]]
+"""Opens the span of the stage of that name, as the current one."""
 
 
 @dataclass(slots=True)
@@ -38,12 +46,19 @@ class Recording:
 _sinks: list[StageSink] = []
 _recording: ContextVar[Recording | None] = ContextVar("recording", default=None)
 _broken_sinks: set[StageSink] = set()
+_open_span: SpanFactory | None = None
 
 
 def register_sink(sink: StageSink) -> None:
     """Add a sink, once."""
     if sink not in _sinks:
         _sinks.append(sink)
+
+
+def trace_stages(open_span: SpanFactory | None) -> None:
+    """Make each stage a span from now on; ``None``: no longer."""
+    global _open_span
+    _open_span = open_span
 
 
 @contextmanager
@@ -57,22 +72,36 @@ def recording() -> Iterator[Recording]:
         _recording.reset(token)
 
 
-@contextmanager
-def stage(name: str) -> Iterator[None]:
-    """Time a block. The duration counts also when the block raises; the sinks then hear ``failed=True``."""
-    started = time.perf_counter()
-    failed = True
-    try:
-        yield
-        failed = False
-    finally:
-        duration_ms = (time.perf_counter() - started) * 1000
+class stage:  # noqa: N801  (it is used as a function is)
+    """Time a block. The duration counts also when the block raises; the sinks then hear ``failed=True``.
+
+    A class, as a generator's context manager costs twice as much: `bench/instrumentation.py`.
+    """
+
+    __slots__ = ("_name", "_span", "_started")
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._span = None if _open_span is None else _open_span(self._name)
+        if self._span is not None:
+            self._span.__enter__()
+        self._started = perf_counter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        duration_ms = (perf_counter() - self._started) * 1000
+        if self._span is not None:
+            self._span.__exit__(kind, error, traceback)
         current = _recording.get()
         if current is not None:
-            current.add(name, duration_ms)
+            current.add(self._name, duration_ms)
+        failed = kind is not None
         for sink in _sinks:
             try:
-                sink(name, duration_ms, failed)
+                sink(self._name, duration_ms, failed)
             except Exception:
                 if sink not in _broken_sinks:
                     _broken_sinks.add(sink)

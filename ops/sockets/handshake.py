@@ -16,11 +16,11 @@ from django.db import DatabaseError, InterfaceError
 
 from ops import proxies
 from ops.authentication import is_own_origin, resolve_principal
+from ops.contracts.facts import note
 from ops.contracts.principal import Principal, PrincipalKind
 from ops.contracts.problems import AuthenticationNeeded, Problem, Unavailable
-from ops.identifiers import uuid7
+from ops.identifiers import correlation_id, uuid7
 from ops.limits import policy
-from ops.middleware import SANE_CORRELATION_ID
 from ops.requests import Request
 from ops.sockets.refusal import Application, Receive, Scope, Send, deny, refuse
 from ops.sockets.threads import in_thread
@@ -61,6 +61,7 @@ class PrincipalOfSocket:
                 await refuse(scope, receive, send, problem)
             else:
                 scope["principal"] = principal
+                note(principal=principal.log_name)
                 await self.application(scope, receive, send)
 
 
@@ -87,8 +88,9 @@ def handshake_request(scope: Scope) -> Request:
     request = cast(Request, ASGIRequest({**scope, "type": "http", "method": "GET", "scheme": scheme}, BytesIO()))
     proxies.believe(request.META)
     request.request_id = scope.get("request_id") or str(uuid7())
-    offered = request.headers.get("X-Correlation-ID", "")
-    request.correlation_id = offered if SANE_CORRELATION_ID.fullmatch(offered) else request.request_id
+    request.correlation_id = scope.get("correlation_id") or correlation_id(
+        request.headers.get("X-Correlation-ID", ""), request.request_id
+    )
     return request
 
 

@@ -37,7 +37,7 @@ class TestRequestId:
         response = local.get("/rag/echo", headers={"x-correlation-id": "order-7.retry:2"})
         assert response.headers["X-Correlation-ID"] == "order-7.retry:2"
 
-    @pytest.mark.parametrize("offered", ["", "a b", "x" * 129, "line\nbreak", "<script>", "é"])
+    @pytest.mark.parametrize("offered", ["", "a b", "x" * 129, "line\nbreak", "<script>", "é", "ada@example.org"])
     def test_it_replaces_a_correlation_id_that_is_not_plain(self, keys_off: None, local: Client, offered: str) -> None:
         response = local.get("/rag/echo", headers={"x-correlation-id": offered})
         assert response.headers["X-Correlation-ID"] == response.headers["X-Request-ID"]

@@ -11,7 +11,9 @@ from uuid import UUID, uuid4
 
 import pytest
 from django.contrib.auth.models import User
+from django.core.management import CommandError, call_command
 from django.db import OperationalError
+from django.test import Client
 from django.utils import timezone
 
 from models_registry.live import view
@@ -19,7 +21,7 @@ from ops.contracts.principal import LOOPBACK, SYSTEM, Principal, PrincipalKind, 
 from ops.contracts.problems import NotFound, Unavailable
 from ops.instrumentation.performance import performance_writer
 from ops.instrumentation.snapshot import SNAPSHOT
-from ops.models import QueryPerformance
+from ops.models import AuditEvent, QueryPerformance
 from rag import query_log, tasks
 from rag.models import Collection, Impression, QueryLog
 from rag.pipeline import search as pipeline
@@ -181,6 +183,65 @@ class TestQueryLog:
             ask()
         flush()
         assert query_log.purge(timezone.now() + timedelta(days=1000)) == 5
+
+
+class TestErasing:
+    @pytest.fixture
+    def askers(self, collection: Collection) -> list[User]:
+        users = [User.objects.create_user(name) for name in ("kim", "lee")]
+        for user in (*users, users[0]):
+            ask(principal=replace(person(user.username), user_id=user.pk))
+        ask(principal=Principal(PrincipalKind.API_KEY, "abc123", frozenset({Scope.QUERY})))
+        ask(principal=LOOPBACK)
+        return users
+
+    def test_everything_that_one_person_asked_goes_and_nothing_else(self, askers: list[User]) -> None:
+        assert query_log.erase(f"user:{askers[0].pk}", SYSTEM) == 2  # what still waits to be written included
+        assert set(QueryLog.objects.values_list("asked_by", flat=True)) == {
+            *(f"user:{askers[1].pk}", "key:abc123", "anonymous")
+        }
+        assert Impression.objects.count() == 9
+        event = AuditEvent.objects.get(action="query_log.erase")
+        assert (event.actor, event.target, event.details) == ("system", f"user:{askers[0].pk}", {"searches": 2})
+        assert User.objects.filter(pk=askers[0].pk).exists()
+
+    @pytest.mark.parametrize(
+        ("arguments", "gone"), [(("--key", "abc123"), "key:abc123"), (("--anonymous",), "anonymous")]
+    )
+    def test_a_command_erases_what_a_key_or_nobody_known_asked(
+        self, askers: list[User], capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], gone: str
+    ) -> None:
+        flush()
+        call_command("querylog", "erase", *arguments, "--dry-run")
+        assert capsys.readouterr().out == f"1 searches of {gone} would be erased.\n"
+        assert QueryLog.objects.count() == 5
+        call_command("querylog", "erase", *arguments)
+        assert capsys.readouterr().out == f"1 searches of {gone} erased.\n"
+        assert gone not in set(QueryLog.objects.values_list("asked_by", flat=True))
+
+    def test_a_command_lists_who_asked_and_erases_a_person_by_name(
+        self, askers: list[User], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        flush()
+        call_command("querylog", "list")
+        assert f"user:{askers[0].pk}" in capsys.readouterr().out
+        call_command("querylog", "erase", "--user", "kim")
+        assert capsys.readouterr().out == f"2 searches of user:{askers[0].pk} erased.\n"
+        call_command("querylog", "purge")
+        assert capsys.readouterr().out == "0 searches purged.\n"
+        with pytest.raises(CommandError, match="There is no user 'nobody'") as refusal:
+            call_command("querylog", "erase", "--user", "nobody")
+        assert refusal.value.returncode == 2
+
+    def test_the_admin_erases_everything_of_whom_was_picked(self, askers: list[User], admin_client: Client) -> None:
+        flush()
+        picked = QueryLog.objects.filter(asked_by=f"user:{askers[0].pk}").first()
+        assert picked is not None
+        response = admin_client.post(
+            "/admin/rag/querylog/", {"action": "erase_askers", "_selected_action": [str(picked.pk)]}, follow=True
+        )
+        assert f"Erased 2 searches of user:{askers[0].pk}." in response.content.decode()
+        assert QueryLog.objects.count() == 3
 
 
 class TestKeyedHash:

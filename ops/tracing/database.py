@@ -1,0 +1,41 @@
+"""SQL as spans. Only imported when traces are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import wrapt
+from opentelemetry.instrumentation.psycopg import CursorTracer, DatabaseApiIntegration, PsycopgInstrumentor
+from opentelemetry.sdk.trace import TracerProvider
+
+
+def trace_database(provider: TracerProvider) -> None:
+    """Make a span of every statement of every cursor, parameters left out.
+
+    `PsycopgInstrumentor` itself replaces a connection's cursor factory, which neither Django's server-side cursors
+    nor the hot path's own cursors (`rag.pipeline.database`) use; all of them inherit these two methods.
+    """
+    integration = DatabaseApiIntegration(
+        "opentelemetry.instrumentation.psycopg",
+        PsycopgInstrumentor._DATABASE_SYSTEM,
+        connection_attributes=PsycopgInstrumentor._CONNECTION_ATTRIBUTES,
+        tracer_provider=provider,
+        connect_module=psycopg,  # type: ignore[arg-type]  # the module is what it wants
+    )
+    tracer = CursorTracer(integration)
+
+    def traced(wrapped: Callable[..., Any], cursor: psycopg.Cursor[Any], args: Any, kwargs: Any) -> Any:
+        statement = args[0] if args else ""
+        if not statement:  # a pool asks so whether its connection still lives
+            return wrapped(*args, **kwargs)
+        if not integration.connection_props:
+            integration.get_connection_attributes(cursor.connection)
+        if isinstance(statement, bytes):
+            args = (statement.decode("utf-8", "replace"), *args[1:])
+        return tracer.traced_execution(cursor, wrapped, *args, **kwargs)
+
+    for method in ("execute", "executemany"):
+        if not isinstance(getattr(psycopg.Cursor, method), wrapt.FunctionWrapper):
+            wrapt.wrap_function_wrapper(psycopg.Cursor, method, traced)

@@ -1,0 +1,186 @@
+"""Traces: off without a trace of the SDK, on by the standard variables, scrubbed before they leave."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
+
+from ops import tracing
+from ops.contracts.env import declared, load
+from ops.contracts.facts import collecting, note, trace_facts
+from ops.contracts.stage import stage, trace_stages
+from ops.tracing.scrubbing import ScrubbingExporter
+from zenglow_site.environment import BASE_DIR
+
+KEY = "zg_abcdefghij_" + "s" * 43
+
+
+@pytest.mark.parametrize(
+    ("variables", "wanted"),
+    [
+        ({}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"}, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://localhost:4318/v1/traces"}, True),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, True),
+        ({"OTEL_TRACES_EXPORTER": "console"}, True),
+        ({"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"}, False),
+        ({"OTEL_SDK_DISABLED": "true", "OTEL_TRACES_EXPORTER": "otlp"}, False),
+        ({"ZENGLOW_ENV": "staging"}, True),
+        ({"ZENGLOW_ENV": "prod"}, False),
+    ],
+)
+def test_the_standard_variables_decide_whether_there_are_traces(variables: dict[str, str], wanted: bool) -> None:
+    assert tracing.is_wanted(load(variables)) is wanted
+
+
+def test_it_refuses_a_transport_that_is_not_installed() -> None:
+    (error,) = load({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}).errors
+    assert "must be one of http/protobuf" in error
+
+
+NOT_LOADED = (
+    "opentelemetry.sdk.trace",
+    "opentelemetry.exporter",
+    "opentelemetry.instrumentation",
+    "opentelemetry.proto",
+)
+
+
+def test_a_server_without_traces_imports_nothing_that_makes_or_sends_them() -> None:
+    """The Redis client alone imports the API and the SDK's metrics wherever they are installed."""
+    code = (
+        "import sys, django; django.setup(); import zenglow_site.celery, ops.middleware, ops.sockets.log, rag.tasks\n"
+        "from django.conf import settings; from ops import tracing\n"
+        "assert not tracing.start(settings.ENVIRONMENT, 'web')\n"
+        "assert tracing.traced_asgi(print) is print and tracing.current_ids() == {}\n"
+        f"print([name for name in sys.modules if name.startswith({NOT_LOADED!r})])"
+    )
+    environment = {"DJANGO_SETTINGS_MODULE": "tests.settings", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=BASE_DIR, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
+
+
+def test_the_sdk_gets_what_was_declared_from_wherever_it_came(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    import os
+
+    from ops.contracts.env import hand_over
+
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318\n")
+    secret = tmp_path / "headers"
+    secret.write_text("authorization=Basic%20abc\n")
+    for variable in declared():
+        if variable.name.startswith("OTEL_"):
+            monkeypatch.setenv(variable.name, "")
+    hand_over(load({"OTEL_EXPORTER_OTLP_HEADERS_FILE": str(secret), "ZENGLOW_ENV": "prod"}, dotenv=dotenv), "OTEL_")
+    assert os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector:4318"
+    assert os.environ["OTEL_EXPORTER_OTLP_HEADERS"] == "authorization=Basic%20abc"
+    assert os.environ["OTEL_TRACES_SAMPLER"] == "parentbased_traceidratio"
+    assert os.environ["OTEL_TRACES_SAMPLER_ARG"] == "0.01"
+    assert os.environ["OTEL_SEMCONV_STABILITY_OPT_IN"] == "http,database"
+    assert os.environ["OTEL_SDK_DISABLED"] == "false"
+
+
+@pytest.fixture
+def exported() -> Iterator[InMemorySpanExporter]:
+    """What leaves a provider whose exporter scrubs."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(ScrubbingExporter(exporter)))
+    tracer = provider.get_tracer("tests")
+    trace_stages(tracer.start_as_current_span)
+    yield exporter
+    trace_stages(None)
+    trace_facts(None)
+    provider.shutdown()
+
+
+def one_span(exporter: InMemorySpanExporter) -> ReadableSpan:
+    (span,) = exporter.get_finished_spans()
+    return span
+
+
+class TestScrubbing:
+    def test_it_scrubs_attributes_by_content_and_by_name(self, exported: InMemorySpanExporter) -> None:
+        with stage("embed"):
+            span = trace.get_current_span()
+            span.set_attributes(
+                {
+                    "db.query.text": "SELECT 1 WHERE mail = 'ada@example.org' AND id = %s",
+                    "http.request.header.authorization": ["Bearer abc"],
+                    "zenglow.password": "x",
+                    "client.address": "203.0.113.7",
+                    "server.address": "127.0.0.1",
+                    "http.response.status_code": 200,
+                    "messages": ["a", "ada@example.org"],
+                }
+            )
+        assert dict(one_span(exported).attributes or {}) == {
+            "db.query.text": "SELECT 1 WHERE mail = '[email]' AND id = %s",
+            "http.request.header.authorization": "[redacted]",
+            "zenglow.password": "[redacted]",
+            "client.address": "[ip]",
+            "server.address": "127.0.0.1",
+            "http.response.status_code": 200,
+            "messages": ["a", "[email]"],
+        }
+
+    def test_no_query_of_a_url_leaves(self, exported: InMemorySpanExporter) -> None:
+        with stage("embed"):
+            trace.get_current_span().set_attributes(
+                {
+                    "url.full": "https://ada:lovelace@host.example/a?q=what+somebody+asked#x",
+                    "http.target": "/search/?q=what+somebody+asked",
+                    "url.query": "q=what+somebody+asked",
+                    "url.path": "/search/",
+                }
+            )
+        assert dict(one_span(exported).attributes or {}) == {
+            "url.full": "https://ada:[secret]@host.example/a",
+            "http.target": "/search/",
+            "url.path": "/search/",
+        }
+
+    def test_errors_are_scrubbed_with_their_tracebacks(self, exported: InMemorySpanExporter) -> None:
+        with pytest.raises(ValueError, match="ada"), stage("embed"):
+            raise ValueError(f"no user ada@example.org for {KEY}")
+        span = one_span(exported)
+        assert span.status.status_code is StatusCode.ERROR
+        assert span.status.description == "ValueError: no user [email] for zg_abcdefghij_[secret]"
+        ((event),) = span.events
+        assert (event.attributes or {})["exception.message"] == "no user [email] for zg_abcdefghij_[secret]"
+        assert "ada@" not in str(event.attributes)
+        assert "ssss" not in str(event.attributes)
+
+    def test_what_identifies_a_span_stays(self, exported: InMemorySpanExporter) -> None:
+        with stage("outer"), stage("inner"):
+            pass
+        inner, outer = exported.get_finished_spans()
+        assert inner.parent is not None
+        assert outer.context is not None
+        assert inner.parent.span_id == outer.context.span_id
+        assert (inner.end_time or 0) >= (inner.start_time or 0) > 0
+
+
+def test_what_is_noted_reaches_the_line_and_the_span() -> None:
+    seen: list[dict[str, Any]] = []
+    trace_facts(lambda facts: seen.append(dict(facts)))
+    note(variant="nobody's")
+    with collecting() as facts:
+        note(variant="canary")
+        note(cache="full")
+    trace_facts(None)
+    note(variant="unseen")
+    assert facts == {"variant": "canary", "cache": "full"}
+    assert seen == [{"variant": "nobody's"}, {"variant": "canary"}, {"cache": "full"}]
