@@ -27,7 +27,7 @@ from ops.contracts.principal import Principal, PrincipalKind
 from ops.instrumentation.batch import BatchWriter
 from ops.instrumentation.performance import PerformanceRow, record_query
 from ops.scrub import scrub
-from rag.models import QueryLog
+from rag.models import Feedback, QueryLog
 from rag.pipeline.body import Shown
 from rag.pipeline.query import SearchRequest
 from rag.pipeline.snapshot import Resolved
@@ -148,6 +148,7 @@ def flush() -> None:
 def erase(asked_by: str, principal: Principal) -> int:
     """Delete everything that is stored of what one asker asked and was shown; how many searches that were.
 
+    What the asker said of passages goes as well: it repeats the query.
     ``asked_by`` is a `Principal.log_name`: ``user:7``, ``key:abcdefghij`` or ``anonymous``. What a process has not
     written yet (see `OPS_PERFORMANCE_FLUSH_INTERVAL_MS`) is not reached.
     """
@@ -155,7 +156,8 @@ def erase(asked_by: str, principal: Principal) -> int:
     with transaction.atomic():
         _, by_model = QueryLog.objects.filter(asked_by=asked_by).delete()
         erased = by_model.get(QueryLog._meta.label, 0)
-        record(principal, ERASE, asked_by, {"searches": erased})
+        feedback, _ = Feedback.objects.filter(by=asked_by).delete()
+        record(principal, ERASE, asked_by, {"searches": erased, "feedback": feedback})
     return erased
 
 

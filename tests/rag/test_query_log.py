@@ -23,7 +23,7 @@ from ops.instrumentation.performance import performance_writer
 from ops.instrumentation.snapshot import SNAPSHOT
 from ops.models import AuditEvent, QueryPerformance
 from rag import query_log, tasks
-from rag.models import Collection, Impression, QueryLog
+from rag.models import Collection, Feedback, FeedbackKind, Impression, QueryLog
 from rag.pipeline import search as pipeline
 from rag.pipeline.search import SearchRequest, search
 from rag.query_log import query_hmac
@@ -196,13 +196,28 @@ class TestErasing:
         return users
 
     def test_everything_that_one_person_asked_goes_and_nothing_else(self, askers: list[User]) -> None:
-        assert query_log.erase(f"user:{askers[0].pk}", SYSTEM) == 2  # what still waits to be written included
+        flush()
+        for log in QueryLog.objects.exclude(user=None):
+            shown = log.impressions.first()
+            assert shown is not None
+            said = {"kind": FeedbackKind.CLICK, "value": 1, "weight": 1.0, "variant": "stable", "position": 0}
+            place = {name: getattr(shown, name) for name in ("chunk_id", "document_id", "content_hash", "start", "end")}
+            Feedback.objects.create(
+                **said, **place, request_id=log.pk, query=log.query, query_hmac=log.query_hmac, by=log.asked_by
+            )
+        ask(principal=replace(person("kim"), user_id=askers[0].pk))
+        assert query_log.erase(f"user:{askers[0].pk}", SYSTEM) == 3  # what still waits to be written included
         assert set(QueryLog.objects.values_list("asked_by", flat=True)) == {
             *(f"user:{askers[1].pk}", "key:abc123", "anonymous")
         }
         assert Impression.objects.count() == 9
         event = AuditEvent.objects.get(action="query_log.erase")
-        assert (event.actor, event.target, event.details) == ("system", f"user:{askers[0].pk}", {"searches": 2})
+        assert (event.actor, event.target, event.details) == (
+            "system",
+            f"user:{askers[0].pk}",
+            {"searches": 3, "feedback": 2},
+        )
+        assert Feedback.objects.get().by == f"user:{askers[1].pk}"
         assert User.objects.filter(pk=askers[0].pk).exists()
 
     @pytest.mark.parametrize(
