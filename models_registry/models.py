@@ -327,6 +327,59 @@ class Rollout(models.Model):
         return float(self.steps[self.step])
 
 
+class BuildState(models.TextChoices):
+    """``READY`` waits for its switch; ``SWITCHED`` keeps the space before it for a rollback until it is dropped."""
+
+    PENDING = "pending", "pending"
+    FILLING = "filling", "filling"
+    CHECKING = "checking", "checking"
+    READY = "ready", "ready"
+    SWITCHED = "switched", "switched"
+    DROPPED = "dropped", "dropped"
+    CANCELLED = "cancelled", "cancelled"
+    FAILED = "failed", "failed"
+
+
+class SpaceBuild(models.Model):
+    """An embedding space that is filled in the background beside the live one, then checked and switched to.
+
+    ``before`` is the embedder that answered until the switch: its vectors are what a rollback needs, and what is
+    dropped at the end.
+    """
+
+    scope = models.CharField(max_length=64, default=GLOBAL_SCOPE)
+    version = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, related_name="space_builds")
+    before = models.ForeignKey(ModelVersion, null=True, on_delete=models.PROTECT, related_name="+")
+    state = models.CharField(max_length=16, choices=BuildState.choices, default=BuildState.PENDING)
+    chunks_per_minute = models.PositiveIntegerField(null=True, blank=True, help_text="Empty: as fast as it goes.")
+    switches = models.BooleanField(default=False, help_text="Switches by itself once its check has passed.")
+    done = models.PositiveBigIntegerField(default=0)
+    total = models.PositiveBigIntegerField(default=0)
+    check_result = models.JSONField(
+        default=dict, help_text="By collection: what both embedders reach on its judged queries."
+    )
+    failure = models.TextField(blank=True)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    by = models.CharField(max_length=200)
+    reason = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    progressed_at = models.DateTimeField(auto_now_add=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-id",)
+        constraints = (
+            models.UniqueConstraint(
+                fields=("scope",),
+                condition=Q(state__in=("pending", "filling", "checking", "ready")),
+                name="registry_one_open_space_build",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"space build {self.pk}: {self.version} in {self.scope}"
+
+
 class ModelStat(models.Model):
     """What a model version did in a quarter of an hour, rolled up from Redis. Rows add up, their buckets included."""
 

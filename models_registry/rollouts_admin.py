@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from django import forms
@@ -14,15 +15,15 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.views.decorators.http import require_POST
 
-from models_registry import rollouts, weights
-from models_registry.admin import ReadOnlyAdmin, principal_of
+from models_registry import rollouts, space_builds, weights
 from models_registry.deployments import Deployable
 from models_registry.figures import figures_of
 from models_registry.guardrails import GUARDRAILS
-from models_registry.models import ModelStat, ModelVersion, Rollout, RolloutKey, RolloutMode
+from models_registry.models import ModelStat, ModelVersion, Rollout, RolloutKey, RolloutMode, SpaceBuild
 from models_registry.rollouts import DEFAULT_STEPS, Plan
 from models_registry.scopes import readable_scope
 from models_registry.sketch import quantile
+from ops.admin import ReadOnlyAdmin, principal_of
 from ops.contracts.problems import Problem
 
 ROWS = (
@@ -126,7 +127,7 @@ class RolloutAdmin(ReadOnlyAdmin):
         wrap = self.admin_site.admin_view
         return [
             path("<int:number>/figures/", wrap(self.figures_view), name="rollout_figures"),
-            path("<int:number>/<slug:action>/", wrap(require_POST(self.act_view)), name="rollout_act"),
+            path("<int:number>/act/<slug:action>/", wrap(require_POST(self.act_view)), name="rollout_act"),
             *super().get_urls(),
         ]
 
@@ -193,6 +194,53 @@ class RolloutAdmin(ReadOnlyAdmin):
         else:
             self.message_user(request, f"{rollout} is {rollout.get_state_display()}.", messages.ERROR)
         return HttpResponseRedirect(reverse("admin:models_registry_rollout_change", args=[number]))
+
+
+@admin.register(SpaceBuild)
+class SpaceBuildAdmin(ReadOnlyAdmin):
+    """Embedding spaces that are filled in the background; reload to see how far."""
+
+    list_display = ("id", "version", "scope", "state", "progress", "rate", "checked", "by", "created_at", "failure")
+    list_filter = ("state",)
+    list_select_related = ("version__model",)
+    actions = ("switch", "cancel", "drop")
+
+    @admin.display(description="passages")
+    def progress(self, build: SpaceBuild) -> str:
+        share = f" ({build.done / build.total:.0%})" if build.total else ""
+        return f"{build.done:,} of {build.total:,}{share}"
+
+    @admin.display(description="per minute")
+    def rate(self, build: SpaceBuild) -> str:
+        return f"{build.chunks_per_minute:,}" if build.chunks_per_minute else "as fast as it goes"
+
+    @admin.display(description="check")
+    def checked(self, build: SpaceBuild) -> str:
+        return "; ".join(space_builds.losses(build.check_result)) or ("passed" if build.check_result else "–")
+
+    @admin.action(description="Switch to the space", permissions=["act"])
+    def switch(self, request: HttpRequest, queryset: QuerySet[SpaceBuild]) -> None:
+        self._act(request, queryset, space_builds.switch)
+
+    @admin.action(description="Cancel the build", permissions=["act"])
+    def cancel(self, request: HttpRequest, queryset: QuerySet[SpaceBuild]) -> None:
+        self._act(request, queryset, space_builds.cancel)
+
+    @admin.action(description="Drop the vectors that the switch left behind", permissions=["act"])
+    def drop(self, request: HttpRequest, queryset: QuerySet[SpaceBuild]) -> None:
+        self._act(request, queryset, space_builds.drop)
+
+    def has_act_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("models_registry.add_deployment")
+
+    def _act(self, request: HttpRequest, queryset: QuerySet[SpaceBuild], change: Callable[..., Any]) -> None:
+        for build in queryset:
+            try:
+                change(build.pk, by=principal_of(request))
+                state = SpaceBuild.objects.get(pk=build.pk).get_state_display()
+                self.message_user(request, f"{build} is {state}.", messages.SUCCESS)
+            except Problem as problem:
+                self.message_user(request, str(problem), messages.ERROR)
 
 
 @admin.register(ModelStat)

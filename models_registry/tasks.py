@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from celery import shared_task
+from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
-from models_registry import rollup
+from models_registry import rollup, space_builds
 from models_registry.discovery.refresh import refresh
 from ops.contracts.principal import SYSTEM
 
@@ -21,3 +24,25 @@ def roll_up_statistics() -> int:
 def refresh_models() -> None:
     """Look for models at the sources that the settings name."""
     refresh(SYSTEM)
+
+
+@shared_task(
+    name="registry.build_space",
+    autoretry_for=(OperationalError, InterfaceError),
+    retry_backoff=True,
+    retry_backoff_max=60,
+    max_retries=20,
+)
+def build_space(number: int) -> None:
+    """Work on a space for a while, and queue the next while."""
+    wait_s = space_builds.work(number)
+    if wait_s is not None:
+        space_builds.enqueue(number, wait_s)
+
+
+@shared_task(name="registry.resume_space_builds")
+def resume_space_builds(*, at_once: bool = False) -> None:
+    """Queue builds again whose messages or workers were lost; ``at_once``, all, as when a worker has just started."""
+    stalled_after = timedelta(0) if at_once else space_builds.STALLED_AFTER
+    for number in space_builds.take_stalled(timezone.now(), stalled_after):
+        space_builds.enqueue(number)

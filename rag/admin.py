@@ -39,6 +39,7 @@ from rag.models import (
     Document,
     EvaluationRun,
     EvaluationState,
+    Feedback,
     IndexItem,
     IndexRun,
     QueryLog,
@@ -478,3 +479,15 @@ class QueryLogAdmin(ReadOnlyAdmin):
 
     def has_erase_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("rag.delete_querylog")
+
+
+@admin.register(Feedback)
+class FeedbackAdmin(ReadOnlyAdmin):
+    """What people made of what they were shown. `manage.py feedback judge` makes judgements of it."""
+
+    list_display = ("created_at", "kind", "value", "query", "document_id", "position", "weight", "variant", "by")
+    list_filter = ("kind", "variant", "collection")
+    search_fields = ("query", "document_id", "=request_id", "by")
+    paginator = LatestRows
+    show_full_result_count = False
+    date_hierarchy = "created_at"

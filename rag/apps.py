@@ -14,6 +14,7 @@ class RagConfig(AppConfig):
         from models_registry.scopes import register_collection_lookup
         from models_registry.seeding import register_seeder
         from models_registry.serving import register_loader
+        from models_registry.space_builds import register_space_builder
         from models_registry.tuning import register_evaluator, register_preview
         from ops.contracts.health import register_health_check
         from rag import checks, spaces  # noqa: F401  (checks registers the system checks)
@@ -27,6 +28,7 @@ class RagConfig(AppConfig):
         from rag.preview import PipelinePreview
         from rag.reembedding import require_filled
         from rag.seeding import seed_retrieval
+        from rag.space_builder import RetrievalSpaces
 
         register_collection_lookup(lambda slug: Collection.objects.filter(slug=slug).exists())
         register_guard(Slot.EMBEDDER, require_filled)
@@ -38,6 +40,7 @@ class RagConfig(AppConfig):
         register_past("indexes", indexes_at)
         register_preview(PipelinePreview())
         register_evaluator(JudgedEvaluator())
+        register_space_builder(RetrievalSpaces())
         register_health_check("models", check_live_models, critical=True)
         register_health_check("retrieval", check_retrieval, critical=False)
         if settings.RAG_RETRIEVAL_MODE == outbox.MODE:

@@ -17,6 +17,7 @@ from pathlib import Path
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import Count
 
 from models_registry.routing import arms_from_json, observe_feedback
 from ops import audit
@@ -137,20 +138,19 @@ def graded(collection_slug: str) -> Graded:
     """
     texts: dict[str, str] = {}
     evidence: defaultdict[str, defaultdict[str, _Evidence]] = defaultdict(lambda: defaultdict(_Evidence))
-    for row in Feedback.objects.filter(collection=collection_slug).exclude(query="").order_by("id").iterator():
-        texts[row.query_hmac] = row.query
-        found = evidence[row.query_hmac][row.document_id]
-        if row.kind == FeedbackKind.JUDGEMENT:
-            found.grades.append(row.value)
-        elif row.kind == FeedbackKind.VOTE:
-            found.votes += row.value
+    for given in Feedback.objects.filter(collection=collection_slug).exclude(query="").order_by("id").iterator():
+        texts[given.query_hmac] = given.query
+        found = evidence[given.query_hmac][given.document_id]
+        if given.kind == FeedbackKind.JUDGEMENT:
+            found.grades.append(given.value)
+        elif given.kind == FeedbackKind.VOTE:
+            found.votes += given.value
         else:
-            found.clicks += row.weight
+            found.clicks += given.weight
     shown = Impression.objects.filter(query_log__collection=collection_slug, query_log__query_hmac__in=list(texts))
-    for digest, document_id in shown.values_list("query_log__query_hmac", "document_id").distinct(
-        "query_log", "document_id"
-    ):
-        evidence[digest][document_id].shown += 1
+    counted = shown.order_by().values("query_log__query_hmac", "document_id")
+    for row in counted.annotate(times=Count("query_log", distinct=True)):
+        evidence[row["query_log__query_hmac"]][row["document_id"]].shown = row["times"]
     result: Graded = {}
     for digest, documents in evidence.items():
         grades = {name: grade for name, found in sorted(documents.items()) if (grade := found.grade) is not None}

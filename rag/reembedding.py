@@ -20,7 +20,7 @@ from django.db import connection, transaction
 from models_registry import deployments
 from models_registry.live import not_deployed
 from models_registry.locks import lock_until_commit
-from models_registry.models import GLOBAL_SCOPE, ModelVersion, Slot
+from models_registry.models import GLOBAL_SCOPE, ModelVersion, Role, Slot
 from ops import audit
 from ops.contracts.audit import declare_action
 from ops.contracts.principal import Principal
@@ -117,19 +117,41 @@ def fill(collection: Collection, version: ModelVersion, on_progress: OnProgress 
             added, after = filled, 0
 
 
+def fill_step(collection: Collection, version: ModelVersion, after: int) -> tuple[int, int | None]:
+    """One batch of `fill`, of the chunks whose id is above ``after``: how many were embedded, and the last one's id.
+
+    The id is ``None`` when no chunk above lacks a vector.
+    """
+    embedder = load_embedder(not_deployed(Slot.EMBEDDER, version), indexing=True)
+    ensure_chunks_fit(collection.chunk_tokens, embedder.space)
+    with connection.cursor() as cursor:
+        cursor.execute(_BARE, (collection.id, after, embedder.space.id, CHUNKS_PER_BATCH))
+        rows = cursor.fetchall()
+    if not rows:
+        return 0, None
+    return _embed_and_write(collection, version, embedder, rows), rows[-1][0]
+
+
 def fill_live() -> int:
     """Embed what lacks a vector in the live space of each collection. Returns how many chunks that were."""
     filled = 0
     for collection in Collection.objects.order_by("id"):
-        deployed = deployments.effective(Slot.EMBEDDER, collection.slug)
-        if deployed is None or deployed.model_version is None:
-            continue
-        try:
-            if coverage_of(collection, deployed.model_version).missing:
-                filled += fill(collection, deployed.model_version)
-        except (EmbeddingError, Problem) as error:
-            logger.warning("The vectors of '%s' can't be completed: %s", collection.slug, error)
+        for version in _searched_by(collection):
+            try:
+                if coverage_of(collection, version).missing:
+                    filled += fill(collection, version)
+            except (EmbeddingError, Problem) as error:
+                logger.warning("The vectors of '%s' can't be completed: %s", collection.slug, error)
     return filled
+
+
+def _searched_by(collection: Collection) -> list[ModelVersion]:
+    """The embedders that answer queries of a collection: the stable one, and those that rollouts give a share."""
+    deployed = deployments.effective(Slot.EMBEDDER, collection.slug)
+    rows = deployments.live().filter(slot=Slot.EMBEDDER, scope__in={collection.slug, GLOBAL_SCOPE})
+    beside = [row.model_version for row in rows.exclude(role=Role.STABLE)]
+    stable = deployed.model_version if deployed else None
+    return list({version.pk: version for version in [stable, *beside] if version is not None}.values())
 
 
 def drop(collection: Collection, version: ModelVersion, by: Principal, *, dry_run: bool = False) -> int:
@@ -142,6 +164,8 @@ def drop(collection: Collection, version: ModelVersion, by: Principal, *, dry_ru
         with transaction.atomic():
             if _is_live(collection, space_id):
                 raise Conflict(f"{version} is the embedder of '{collection.slug}': activate another before.")
+            if version in _searched_by(collection):
+                raise Conflict(f"A rollout gives {version} a share of '{collection.slug}': end it before.")
             if dry_run:
                 return coverage_of(collection, version).vectors
             count = writer.drop_vectors(collection.id, space_id)
@@ -158,7 +182,8 @@ def require_filled(version: ModelVersion, scope: str) -> None:
     """
     served = Collection.objects.filter(chunks__isnull=False).distinct()
     if scope == GLOBAL_SCOPE:
-        own = deployments.live().filter(slot=Slot.EMBEDDER).exclude(scope=GLOBAL_SCOPE).values("scope")
+        stable = deployments.live().filter(slot=Slot.EMBEDDER, role=Role.STABLE)
+        own = stable.exclude(scope=GLOBAL_SCOPE).values("scope")
         served = served.exclude(slug__in=own)
     else:
         served = served.filter(slug=scope)

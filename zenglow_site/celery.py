@@ -62,5 +62,5 @@ def follow_the_registry(**_: object) -> None:
 @worker_ready.connect
 def resume_at_once(**_: object) -> None:
     """The worker that replaces a killed one goes on with its runs before they count as stalled."""
-    for name in ("rag.resume_index_runs", "rag.resume_evaluations"):
+    for name in ("rag.resume_index_runs", "rag.resume_evaluations", "registry.resume_space_builds"):
         app.send_task(name, kwargs={"at_once": True})

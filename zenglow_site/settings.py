@@ -189,6 +189,7 @@ CELERY_BEAT_SCHEDULE = {
             if ENVIRONMENT["REGISTRY_DISCOVER_INTERVAL_S"]
             else {}
         ),
+        "registry.resume_space_builds": 30.0,
         **({"rag.deliver_to_milvus": 1.0} if ENVIRONMENT["RAG_RETRIEVAL_MODE"] == "milvus" else {}),
     }.items()
 }

@@ -41,6 +41,7 @@ def search_page(request: HttpRequest) -> HttpResponse:
         "documents_api": request.build_absolute_uri("/rag/documents"),
         "needs_key": settings.ENABLE_API_KEYS,
         "is_being_filled": chosen is not None and not chosen.searchable and _is_being_filled(chosen.collection),
+        "takes_feedback": ours.principal.has_scope(Scope.FEEDBACK) and settings.RAG_QUERY_LOG != "off",
     }
     if chosen is None:
         status = 404 if slug else 200

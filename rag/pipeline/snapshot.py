@@ -6,6 +6,7 @@ the feature key leaves out exactly the fusion weights, because what it caches is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -98,10 +99,15 @@ def resolve(collection_slug: str, principal: Principal, routing: Routing | None 
     Raises `NotFound` alike for an unknown collection and for one that the principal may not touch, so that nobody
     learns which exist.
     """
+    return resolve_choice(collection_slug, principal, lambda: choose(collection_slug, routing))
+
+
+def resolve_choice(collection_slug: str, principal: Principal, choice: Callable[[], Choice]) -> Resolved:
+    """As `resolve`, by what the caller chooses: to measure what is not live."""
     rows = _read(collection_slug) if principal.may_touch(collection_slug) else []
     if not rows:
         raise NotFound(f"There is no collection '{collection_slug}'. GET /rag/collections lists those you can search.")
-    return _resolved(rows, collection_slug, principal, choose(collection_slug, routing))
+    return _resolved(rows, collection_slug, principal, choice())
 
 
 def _resolved(rows: list[_Row], collection_slug: str, principal: Principal, choice: Choice) -> Resolved:

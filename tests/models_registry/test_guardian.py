@@ -228,3 +228,34 @@ class TestProcesses:
             time.sleep(0.05)
         assert rollouts.find(rollout.pk).state == "rolled_back"
         assert Deployment.objects.filter(slot="weights", role="stable", ended_at=None).count() == 1
+
+    def test_a_process_that_is_killed_while_it_promotes_leaves_what_was_before(self, candidate: FusionWeights) -> None:
+        """Killed after the rollout was ended and before the candidate became stable, in one transaction."""
+        rollout = rollouts.start(candidate, by=SYSTEM)
+        before = deployments.effective(Slot.WEIGHTS, "global")
+        code = (
+            "import tests.settings as s\n"
+            f"s.DATABASES['default']['NAME'] = {connection.settings_dict['NAME']!r}\n"
+            "import django; django.setup()\n"
+            "import os, signal\n"
+            "from models_registry import deployments, rollouts\n"
+            "from ops.contracts.principal import SYSTEM\n"
+            "real = deployments._replace\n"
+            "def killed(*args, **kwargs):\n"
+            "    real(*args, **kwargs)\n"
+            "    os.kill(os.getpid(), signal.SIGKILL)\n"
+            "deployments._replace = killed\n"
+            f"rollouts.promote({rollout.pk}, by=SYSTEM)\n"
+        )
+        environment = {
+            "DJANGO_SETTINGS_MODULE": "tests.settings",
+            "ZENGLOW_DATA_DIR": str(django_settings.ZENGLOW_DATA_DIR),
+            "PATH": "/usr/bin:/bin",
+        }
+        died = subprocess.run([sys.executable, "-c", code], env=environment, cwd=django_settings.BASE_DIR, check=False)
+        assert died.returncode == -signal.SIGKILL
+        # The database may notice a moment later that its client is gone: the next writer waits for that.
+        assert rollouts.step(rollout.pk, by=SYSTEM).state == "running"
+        assert deployments.effective(Slot.WEIGHTS, "global") == before
+        assert deployments.live().filter(slot="weights").count() == 2  # stable, and the candidate beside it
+        assert rollouts.promote(rollout.pk, by=SYSTEM).state == "promoted"

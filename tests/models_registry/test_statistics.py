@@ -177,3 +177,15 @@ class TestRollUp:
                 items=0, tokens=0, batches=0, batched=0, buckets={},
             )  # fmt: skip
         assert rollup.purge(now) == 1
+
+
+def test_hosts_whose_clocks_differ_count_into_the_same_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    real = time.time
+    for skew_s in (-7200.0, 0.0, 7200.0):
+        monkeypatch.setattr(time, "time", lambda skew_s=skew_s: real() + skew_s)
+        observe_model_call(call("skewed@1"))
+        statistics.recorder().flush()
+    name = model_subject("embedder", "skewed@1")
+    assert statistics.tallies([name], "1m")[0][name]["calls"] == 3

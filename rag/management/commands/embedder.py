@@ -9,10 +9,10 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from rich.table import Table
 
-from models_registry import deployments
+from models_registry import deployments, space_builds
 from models_registry.live import view
 from models_registry.management.refusals import refusals
-from models_registry.models import GLOBAL_SCOPE, ModelKind, ModelVersion, Slot
+from models_registry.models import GLOBAL_SCOPE, ModelKind, ModelVersion, Slot, SpaceBuild
 from models_registry.scopes import readable_scope
 from models_registry.versions import find_version
 from ops.contracts.principal import SYSTEM
@@ -53,10 +53,29 @@ class Command(BaseCommand):
         drop.add_argument("--collection", required=True, help="slug")
         drop.add_argument("--dry-run", action="store_true", help="only say how many there are")
 
+        build = actions.add_parser("build", help="have the workers fill a space beside the live one, and check it")
+        build.add_argument("embedder", metavar="NAME[@NUMBER]")
+        build.add_argument("--collection", help="slug; without it everywhere")
+        build.add_argument("--chunks-per-minute", type=int, help="without it as fast as it goes")
+        build.add_argument("--switch", action="store_true", help="search by it as soon as its check has passed")
+        build.add_argument("--reason", default="", help="why; kept in the history")
+        actions.add_parser("builds", help="every build with its progress and what its check found")
+        for name, help_text in (
+            ("build-switch", "search by the space of a build that is ready"),
+            ("build-cancel", "give a build up"),
+            ("build-drop", "delete the vectors that a switch left behind"),
+        ):
+            change = actions.add_parser(name, help=help_text)
+            change.add_argument("number", type=int)
+            if name != "build-drop":
+                change.add_argument("--reason", default="", help="why; kept in the history")
+            if name == "build-switch":
+                change.add_argument("--force", action="store_true", help="although its check speaks against it")
+
     def handle(self, *, action: str, **options: Any) -> None:
         with refusals():
             try:
-                getattr(self, f"do_{action}")(options)
+                getattr(self, f"do_{action.replace('-', '_')}")(options)
             except (ExportFailedError, EmbeddingError) as error:
                 raise CommandError(str(error), returncode=2) from error
 
@@ -135,6 +154,38 @@ class Command(BaseCommand):
         count = reembedding.drop(collection, version, SYSTEM, dry_run=options["dry_run"])
         verb = "would be deleted" if options["dry_run"] else "deleted"
         self.stdout.write(f"{count:,} vectors of {version} in '{collection.slug}' {verb}.")
+
+    def do_build(self, options: Mapping[str, Any]) -> None:
+        build = space_builds.start(
+            _embedder(options["embedder"]),
+            readable_scope(options["collection"], SYSTEM),
+            by=SYSTEM,
+            reason=options["reason"],
+            chunks_per_minute=options["chunks_per_minute"],
+            switches=options["switch"],
+        )
+        self.stdout.write(f"{build}: {build.done:,} of {build.total:,} passages. Follow it: manage.py embedder builds")
+
+    def do_builds(self, options: Mapping[str, Any]) -> None:
+        table = Table("build", "embedder", "scope", "state", "passages", "check")
+        for build in SpaceBuild.objects.select_related("version__model")[:50]:
+            lost = space_builds.losses(build.check_result)
+            check = "\n".join(lost) or ("passed" if build.check_result else build.failure or "–")
+            passages = f"{build.done:,} of {build.total:,}"
+            table.add_row(str(build.pk), str(build.version), build.scope, build.get_state_display(), passages, check)
+        console(self.stdout).print(table)
+
+    def do_build_switch(self, options: Mapping[str, Any]) -> None:
+        number, reason = options["number"], options["reason"]
+        build = space_builds.switch(number, by=SYSTEM, reason=reason, force=options["force"])
+        self.stdout.write(f"{build.version} is the embedder of {build.scope}. Its forerunner's vectors are kept.")
+
+    def do_build_cancel(self, options: Mapping[str, Any]) -> None:
+        build = space_builds.cancel(options["number"], by=SYSTEM, reason=options["reason"])
+        self.stdout.write(f"{build} is {build.get_state_display()}; its vectors stay.")
+
+    def do_build_drop(self, options: Mapping[str, Any]) -> None:
+        self.stdout.write(f"{space_builds.drop(options['number'], by=SYSTEM):,} vectors deleted.")
 
     def _fill(self, collection: Collection, version: ModelVersion) -> int:
         with progress(self.stderr) as bar:

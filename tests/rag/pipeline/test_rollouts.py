@@ -15,7 +15,6 @@ from models_registry.models import FusionWeights, Rollout, RolloutKey, RolloutMo
 from models_registry.rollouts import Plan
 from models_registry.versions import find_version
 from ops.contracts.principal import SYSTEM
-from ops.contracts.stage import recording
 from rag.models import Collection, QueryLog
 from rag.pipeline import shadow
 from rag.pipeline.search import SearchRequest, search
@@ -137,11 +136,9 @@ class TestCanary:
 class TestShadow:
     def test_the_stable_answer_is_served_and_the_candidate_compared(self, collection: Collection) -> None:
         rollout = rollouts.start(find_version("simple@1"), plan=Plan(mode=RolloutMode.SHADOW, steps=(100,)), by=SYSTEM)
-        with recording() as timings:
-            answer = ask()
+        answer = ask()
         assert answer["variant"] == "stable"
         assert answer["models"]["ltr"] != "simple@1"
-        assert timings.durations_ms["pipeline"] > 0
         shadow.wait()
         canary, stable = counted(rollout)
         assert (canary["compared"], canary["errors"], stable["answers"]) == (1, 0, 1)
