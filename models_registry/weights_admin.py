@@ -9,13 +9,14 @@ from typing import Any
 from django import forms
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.views.decorators.http import require_GET, require_POST
 
-from models_registry import deployments, tuning, weights
-from models_registry.models import GLOBAL_SCOPE, Deployment, FusionWeights, Slot
+from models_registry import deployments, rollouts, tuning, weights
+from models_registry.models import GLOBAL_SCOPE, OPEN_ROLLOUTS, Deployment, FusionWeights, Role, Rollout, Slot
 from models_registry.scopes import readable_scope
 from models_registry.tuning import STEPS, Measurement, Shares
 from ops.admin import principal_of
@@ -35,6 +36,7 @@ class WeightsForm(forms.Form):
     conceptual = forms.FloatField()
     reason = forms.CharField(required=False, max_length=2000)
     seen = forms.IntegerField(required=False)
+    percent = forms.FloatField(required=False, min_value=0.1, max_value=100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +70,12 @@ def page(request: HttpRequest, context: dict[str, Any]) -> HttpResponse:
     if request.method == "POST":
         if not may_change(request):
             raise PermissionDenied
-        if form.is_valid() or request.POST.get("do") in {"rollback", "remove"}:
+        action = request.POST.get("do")
+        if form.is_valid() or action in {"rollback", "remove"}:
             try:
-                messages.success(request, _change(request.POST.get("do"), form.cleaned_data, scope, principal))
+                if action == "canary":
+                    return HttpResponseRedirect(_address_of(_start_canary(form.cleaned_data, scope, principal)))
+                messages.success(request, _change(action, form.cleaned_data, scope, principal))
             except Problem as problem:
                 for field, fault in problem.errors.items():
                     form.add_error(field, f"This {fault}.")
@@ -145,6 +150,21 @@ def _change(action: str | None, answers: dict[str, Any], scope: str, principal: 
     return f"Live {where}: {row.weights}. Every process follows within a second."
 
 
+def _start_canary(answers: dict[str, Any], scope: str, principal: Principal) -> Rollout:
+    """Give the proposed weights a share of the traffic; a new version of them and its rollout, both or neither."""
+    percent = answers.get("percent") or rollouts.DEFAULT_STEPS[0]
+    plan = rollouts.Plan(steps=(percent, *(step for step in rollouts.DEFAULT_STEPS if step > percent)))
+    reason = answers.get("reason", "")
+    with transaction.atomic():
+        proposed = weights.propose(answers["ltr"], answers["conceptual"])
+        version = weights.create_version(proposed, by=principal, reason=reason)
+        return rollouts.start(version, scope, plan, by=principal, reason=reason)
+
+
+def _address_of(rollout: Rollout) -> str:
+    return reverse("admin:models_registry_rollout_change", args=[rollout.pk])
+
+
 def _unchanged_since(seen: int | None) -> deployments.Precondition:
     def check(current: Deployment | None) -> None:
         if current is not None and current.pk != seen:
@@ -168,6 +188,7 @@ def _page_context(request: HttpRequest, form: WeightsForm, scope: str, principal
     look, evaluator = tuning.preview(), tuning.evaluator()
     collections = look.collections(principal) if look is not None else []
     chosen = shares
+    under_way = Rollout.objects.filter(scope=scope, slot=Slot.WEIGHTS, state__in=OPEN_ROLLOUTS).first()
     if form.is_bound and "ltr" in form.cleaned_data and "conceptual" in form.cleaned_data and form.errors:
         chosen = _shares_of(form.cleaned_data["ltr"], form.cleaned_data["conceptual"]) or shares
     return {
@@ -176,12 +197,17 @@ def _page_context(request: HttpRequest, form: WeightsForm, scope: str, principal
         "scope": scope,
         "is_global": scope == GLOBAL_SCOPE,
         "scopes": collections,
-        "own_scopes": set(deployments.live().filter(slot=Slot.WEIGHTS).values_list("scope", flat=True)),
+        "own_scopes": set(
+            deployments.live().filter(slot=Slot.WEIGHTS, role=Role.STABLE).values_list("scope", flat=True)
+        ),
         "live": live,
         "has_own": live is not None and live.scope == scope and scope != GLOBAL_SCOPE,
         "shares": shares,
         "chosen": chosen,
         "may_change": may_change(request),
+        "rollout": under_way,
+        "rollout_address": _address_of(under_way) if under_way else "",
+        "percent": f"{rollouts.DEFAULT_STEPS[0]:g}",
         "changes": changes,
         "previous": changes[0].before if changes and changes[0].deployment.ended_at is None else None,
         "all_changes": f"{reverse('admin:models_registry_deployment_changelist')}?slot__exact=weights",
@@ -193,7 +219,7 @@ def _page_context(request: HttpRequest, form: WeightsForm, scope: str, principal
 
 
 def _changes(scope: str) -> list[Change]:
-    rows = list(deployments.history(Slot.WEIGHTS, scope).filter(role="stable")[: HISTORY_ROWS + 1])
+    rows = list(deployments.history(Slot.WEIGHTS, scope).filter(role=Role.STABLE)[: HISTORY_ROWS + 1])
     shares = [Shares(*row.weights.normalized) if row.weights else Shares(0, 1) for row in rows]
     follows = [*shares[1:], None][: len(rows)]
     changes = [Change(row, own, before) for row, own, before in zip(rows, shares, follows, strict=True)]

@@ -8,7 +8,7 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 
 from models_registry import deployments, tuning, weights
-from models_registry.models import Deployment, FusionWeights, ModelVersion, Slot
+from models_registry.models import Deployment, FusionWeights, ModelVersion, Rollout, Slot
 from ops.contracts.principal import SYSTEM
 
 pytestmark = pytest.mark.django_db
@@ -128,6 +128,19 @@ class TestWeights:
         self.send(admin, do="rollback", reason="worse")
         live = Deployment.objects.get(ended_at=None)
         assert (live.weights, live.reason) == (first, "worse")
+
+    def test_weights_may_first_get_a_share_of_the_traffic(self, admin: Client) -> None:
+        live = weights.change(weights.propose(6, 4), by=SYSTEM)
+        answer = self.send(admin, do="canary", percent="10", reason="a try")
+        rollout = Rollout.objects.get()
+        assert answer["Location"] == f"{ADMIN}/rollout/{rollout.pk}/change/"
+        assert (rollout.candidate.ltr, rollout.steps, rollout.reason) == (0.7, [10.0, 25.0, 100.0], "a try")
+        assert Deployment.objects.get(ended_at=None, role="stable") == live
+        page = admin.get(WEIGHTS).content.decode()
+        assert f"Rollout {rollout.pk}" in page
+        assert "Save as canary" not in page
+        assert "under way" in self.send(admin, do="canary").content.decode()
+        assert FusionWeights.objects.count() == 2
 
     def test_a_collection_has_weights_of_its_own_until_it_follows_again(self, admin: Client) -> None:
         weights.change(weights.propose(6, 4), by=SYSTEM)
