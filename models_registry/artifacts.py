@@ -31,7 +31,7 @@ from django.utils import timezone
 
 from models_registry.locks import lock_until_commit
 from models_registry.models import Artifact, ModelVersion
-from ops.files import delete_abandoned, incoming_folder, is_local, move_into_storage, received
+from ops.files import delete_abandoned, incoming_folder, is_local, move_into_storage, received, storage_faults
 
 FOLDER = "artifacts"
 GRACE = timedelta(hours=1)
@@ -84,8 +84,9 @@ def put(source: bytes | Path | ByteStream, filename: str) -> Artifact:
     """
     with _opened(source) as stream, _received(stream) as (path, sha256, size_bytes), transaction.atomic():
         lock_until_commit(f"artifact:{sha256}")
-        if not _is_stored_intact(sha256):
-            _store(path, sha256)
+        with _faults_told("stored"):
+            if not _is_stored_intact(sha256):
+                move_into_storage(path, _name(sha256))
         artifact, _ = Artifact.objects.update_or_create(
             sha256=sha256,
             defaults={"stored_at": timezone.now()},
@@ -254,17 +255,24 @@ def _received(stream: ByteStream) -> Iterator[tuple[Path, str, int]]:
     with ExitStack() as stack:
         try:
             path = stack.enter_context(received(blocks(), incoming_folder()))
-        except OSError as error:
-            raise ArtifactStorageError(f"The file could not be stored: {error.strerror or error}.") from error
+        except storage_faults() as error:
+            raise ArtifactStorageError(f"The file could not be stored: {_in_words(error)}.") from error
         yield path, digest.hexdigest(), size_bytes
 
 
-def _store(path: Path, sha256: str) -> None:
-    """Give a received file its name. What was there before under that name was not intact."""
+@contextmanager
+def _faults_told(done: str) -> Iterator[None]:
+    """Around work with the storage: what it raises becomes an `ArtifactStorageError`."""
     try:
-        move_into_storage(path, _name(sha256))
-    except OSError as error:
-        raise ArtifactStorageError(f"The file could not be stored: {error.strerror or error}.") from error
+        yield
+    except FileNotFoundError:
+        raise
+    except storage_faults() as error:
+        raise ArtifactStorageError(f"The file could not be {done}: {_in_words(error)}.") from error
+
+
+def _in_words(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip(".")
 
 
 def _is_stored_intact(sha256: str) -> bool:
@@ -280,7 +288,8 @@ def _is_stored_intact(sha256: str) -> bool:
 
 def _download(sha256: str, target: Path) -> None:
     try:
-        content = default_storage.open(_name(sha256))
+        with _faults_told("read"):
+            content = default_storage.open(_name(sha256))
     except FileNotFoundError:
         raise ArtifactMissingError(f"The storage has no artifact {sha256[:12]}….") from None
     with content, _received(content) as (path, received_sha256, _size_bytes):

@@ -25,6 +25,18 @@ def is_local() -> bool:
     return isinstance(default_storage, FileSystemStorage)
 
 
+def storage_faults() -> tuple[type[Exception], ...]:
+    """What the default storage raises when it is full, away, or refuses."""
+    if is_local():
+        return (OSError,)
+    try:
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ImportError:  # another kind of storage: the part for S3 is not installed
+        return (OSError,)
+    return (OSError, Boto3Error, BotoCoreError, ClientError)
+
+
 def incoming_folder() -> Path:
     """Where a file may be received before it is moved into the storage; made when it is not there.
 

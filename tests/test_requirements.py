@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
-LEVELS = ("base", "milvus", "dev")
+LEVELS = ("base", "milvus", "s3", "dev")
 
 
 def requirements_of(name: str) -> Iterator[Requirement]:
@@ -65,8 +65,9 @@ def test_it_locks_no_cuda_packages() -> None:
 def test_it_gives_a_reason_for_every_direct_dependency_and_for_nothing_else() -> None:
     text = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
     base, _, others = text.partition("## For a Milvus cluster")
-    milvus, _, development = others.partition("## To work on it")
-    for level, section in (("base", base), ("milvus", milvus), ("dev", development)):
+    milvus, _, others = others.partition("## For files in an S3-compatible store")
+    s3, _, development = others.partition("## To work on it")
+    for level, section in (("base", base), ("milvus", milvus), ("s3", s3), ("dev", development)):
         reasons = dict(re.findall(r"^\| `([^`]+)` \| (.+) \|$", section, re.MULTILINE))
         assert set(reasons) == names_in(f"{level}.in"), f"docs/dependencies.md and {level}.in differ"
         assert all(reasons.values())
@@ -96,7 +97,7 @@ def imported_modules(source: str) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("folders", "locks"),
-    [(PRODUCT, ("base.in", "milvus.in")), (DEVELOPMENT, ("base.in", "milvus.in", "dev.in"))],
+    [(PRODUCT, ("base.in", "milvus.in", "s3.in")), (DEVELOPMENT, ("base.in", "milvus.in", "s3.in", "dev.in"))],
 )
 def test_it_declares_every_package_that_is_imported(folders: tuple[str, ...], locks: tuple[str, ...]) -> None:
     declared = set().union(*(names_in(lock) for lock in locks))

@@ -125,4 +125,24 @@ declare(
         minimum=1,
         maximum=64,
     ),
+    Variable(
+        "ZENGLOW_S3_BUCKET",
+        Kind.STRING,
+        "Bucket of an S3-compatible store for artifacts and originals. Empty: files/ in the data folder.",
+        default="",
+    ),
+    Variable(
+        "ZENGLOW_S3_ENDPOINT_URL",
+        Kind.URL,
+        "Address of the store, such as https://minio.example:9000. Empty: Amazon's.",
+    ),
+    Variable("ZENGLOW_S3_REGION", Kind.STRING, "Region of the bucket.", default=""),
+    Variable(
+        "ZENGLOW_S3_ACCESS_KEY",
+        Kind.STRING,
+        "Access key of the store. Empty: what boto3 finds, such as an instance's role.",
+        default="",
+    ),
+    Variable("ZENGLOW_S3_SECRET_KEY", Kind.STRING, "Secret key of the store.", default="", secret=True),
+    Variable("ZENGLOW_S3_PREFIX", Kind.STRING, "Folder in the bucket, when it is shared.", default=""),
 )

@@ -13,6 +13,7 @@ from ops.logs import logging_configuration
 from zenglow_site.database import BoundedConnection, database_parameters
 from zenglow_site.embedded.stack import EmbeddedStack
 from zenglow_site.environment import BASE_DIR, environment, https_only, is_embedded, keys_enabled, limits_enabled
+from zenglow_site.object_store import s3_storage
 from zenglow_site.secret_key import secret_key
 
 # Django's generic classes take type parameters in annotations only; this lets them be written in class headers too.
@@ -149,7 +150,9 @@ CHANNEL_LAYERS = {
     "default": {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [_redis_urls[2]]}}
 }
 STORAGES = {
-    "default": {
+    "default": s3_storage(ENVIRONMENT)
+    if ENVIRONMENT["ZENGLOW_S3_BUCKET"]
+    else {
         "BACKEND": "django.core.files.storage.FileSystemStorage",
         "OPTIONS": {"location": ZENGLOW_DATA_DIR / "files"},
     },
