@@ -110,22 +110,28 @@ def record_failure(
 
     ``timings_ms``: stage to milliseconds, of the stages that ran.
     """
+    digest = query_hmac(request.query)
+    note(query_hmac=digest, collection=request.collection or "", variant=variant, timings=_named(timings_ms))
     if status < 500:
         return
     record_query(
         PerformanceRow(
             occurred_at=timezone.now(),
             request_id=request_id,
-            query_hmac=query_hmac(request.query),
+            query_hmac=digest,
             collection=request.collection or "",
             variant=variant,
             mode=settings.RAG_RETRIEVAL_MODE,
             cache="none",
             status=status,
-            timings_ms={f"{name}_ms": duration_ms for name, duration_ms in timings_ms.items()},
+            timings_ms=_named(timings_ms),
             key_prefix=_key_prefix(principal),
         )
     )
+
+
+def _named(timings_ms: Mapping[str, float]) -> dict[str, float]:
+    return {f"{name}_ms": round(duration_ms, 3) for name, duration_ms in timings_ms.items()}
 
 
 def purge(now: datetime) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from ops.contracts.env import declared, load
 from ops.contracts.facts import collecting, note, trace_facts
 from ops.contracts.stage import stage, trace_stages
 from ops.tracing.scrubbing import ScrubbingExporter
+from tests.collector import collector
 from zenglow_site.environment import BASE_DIR
 
 KEY = "zg_abcdefghij_" + "s" * 43
@@ -171,6 +174,111 @@ class TestScrubbing:
         assert outer.context is not None
         assert inner.parent.span_id == outer.context.span_id
         assert (inner.end_time or 0) >= (inner.start_time or 0) > 0
+
+
+CALLS_OUT = """
+import sys, django, httpx
+django.setup()
+from ops import tracing
+from ops.contracts.env import load
+from ops.contracts.model_calls import model_call
+from ops.contracts.stage import stage
+endpoint, target = sys.argv[1:]
+assert tracing.start(load({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}), "command")
+assert tracing.current_ids() == {}
+with stage("generation"), model_call("llm", "mistral@7", "answer", items=1) as call:
+    call.tokens = 12
+    httpx.get(target, params={"q": "what somebody asked"})
+    print(tracing.current_ids()["trace_id"])
+tracing.stop()
+with stage("generation"):
+    pass
+"""
+
+
+def test_a_call_of_another_server_carries_our_context_and_is_below_its_model_and_stage() -> None:
+    seen: list[dict[str, str]] = []
+
+    class Target(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append({name.lower(): value for name, value in self.headers.items()})
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Target)
+    with collector() as collected, server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        target = f"http://127.0.0.1:{server.server_address[1]}/generate"
+        environment = {"DJANGO_SETTINGS_MODULE": "tests.settings", "PATH": "/usr/bin:/bin"}
+        command = [sys.executable, "-c", CALLS_OUT, collected.endpoint, target]
+        done = subprocess.run(command, cwd=BASE_DIR, env=environment, capture_output=True, text=True, check=False)
+        server.shutdown()
+        thread.join()
+    assert done.returncode == 0, done.stderr
+    spans = {span.name: span for span in collected.spans}
+    assert len(spans) == len(collected.spans) == 3
+    stage_span, call, request = spans["stage generation"], spans["chat mistral"], spans["GET"]
+    assert {one.trace_id for one in spans.values()} == {done.stdout.strip()}
+    assert (stage_span.parent_id, call.parent_id, request.parent_id) == ("", stage_span.span_id, call.span_id)
+    *ids, flags = seen[0]["traceparent"].split("-")
+    assert (ids, int(flags, 16) & 1) == (["00", request.trace_id, request.span_id], 1)
+    assert request.attributes["url.full"] == target
+    assert request.attributes["http.response.status_code"] == 204
+    assert call.attributes["gen_ai.operation.name"] == "chat"
+    assert call.attributes["gen_ai.request.model"] == "mistral"
+    assert call.attributes["gen_ai.response.model"] == "mistral@7"
+    assert call.attributes["gen_ai.usage.input_tokens"] == 12
+    assert call.resource["zenglow.role"] == "command"
+
+
+SOCKET = """
+import asyncio, sys, django
+django.setup()
+from channels.testing import WebsocketCommunicator
+from ops import tracing
+from ops.contracts.env import load
+from ops.contracts.stage import stage
+from ops.sockets.log import SocketLog
+tracing.start(load({"OTEL_EXPORTER_OTLP_ENDPOINT": sys.argv[1]}), "web")
+
+async def consumer(scope, receive, send):
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (await receive())["type"] == "websocket.receive":
+        with stage("stt"):
+            await send({"type": "websocket.send", "text": tracing.current_ids()["trace_id"]})
+
+async def talk():
+    headers = [(b"traceparent", sys.argv[2].encode())]
+    session = WebsocketCommunicator(tracing.traced_asgi(SocketLog(consumer)), "/ws/voice?q=asked", headers=headers)
+    await session.connect(timeout=60)
+    await session.send_to(text_data="hello")
+    print(await session.receive_from(timeout=60))
+    await session.disconnect(timeout=60)
+
+asyncio.run(talk())
+tracing.stop()
+"""
+
+
+def test_a_websocket_session_is_a_span_with_its_stages_below_it() -> None:
+    trace_id, parent_id = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    with collector() as collected:
+        command = [sys.executable, "-c", SOCKET, collected.endpoint, f"00-{trace_id}-{parent_id}-01"]
+        environment = {"DJANGO_SETTINGS_MODULE": "tests.settings", "PATH": "/usr/bin:/bin"}
+        done = subprocess.run(command, cwd=BASE_DIR, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == trace_id
+    session, heard = sorted(collected.spans, key=lambda span: span.kind, reverse=True)
+    assert (session.kind, session.trace_id, session.parent_id) == ("server", trace_id, parent_id)
+    assert (heard.name, heard.parent_id) == ("stage stt", session.span_id)
+    assert "asked" not in str(collected.spans)
+    (line,) = (line for line in done.stderr.splitlines() if "zenglow.websocket" in line)
+    assert f"trace_id={trace_id}" in line
 
 
 def test_what_is_noted_reaches_the_line_and_the_span() -> None:
