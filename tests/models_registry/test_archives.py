@@ -213,14 +213,16 @@ def test_a_manifest_that_is_none_is_refused(store: Path, text: str) -> None:
 
 
 @given(content=st.binary(max_size=300))
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=50)
 def test_any_bytes_are_refused(store: Path, content: bytes) -> None:
     with pytest.raises(archives.ArchiveError):
         archives.import_version(io.BytesIO(content), by=SYSTEM)
 
 
 @given(place=st.integers(0, 2000), value=st.integers(0, 255))
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=100)
+@hypothesis_settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=100
+)
 def test_a_flipped_byte_never_brings_in_another_file(version: ModelVersion, place: int, value: int) -> None:
     content = bytearray(exported(version).getvalue())
     content[place % len(content)] = value

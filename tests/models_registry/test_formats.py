@@ -113,7 +113,9 @@ def test_a_model_file_must_be_what_its_provider_reads(tmp_path: Path, provider: 
 
 
 @given(content=st.binary(max_size=200))
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200)
+@hypothesis_settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=200
+)
 def test_any_bytes_are_recognized_or_refused(tmp_path: Path, content: bytes) -> None:
     with suppress(FormatError):
         assert recognize(written(tmp_path, content)) in Format

@@ -20,10 +20,9 @@ from models_registry.rollouts import Plan
 from models_registry.routing import Arm, observe_answer, observe_comparison, observe_feedback
 from ops.contracts.principal import SYSTEM
 from ops.models import AlertEvent
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.django_db
-
-PATIENCE_S = 120.0
 
 
 @pytest.fixture(autouse=True)

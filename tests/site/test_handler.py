@@ -142,10 +142,10 @@ async def test_whoever_leaves_is_streamed_nothing_more(handler: OneThreadHandler
     scope = {"type": "http", "method": "GET", "path": "/endless", "headers": [], "query_string": b""}
     communicator = ApplicationCommunicator(handler, scope)
     await communicator.send_input({"type": "http.request"})
-    assert (await communicator.receive_output(30))["status"] == 200
-    assert (await communicator.receive_output(30))["body"] == b"more "
+    assert (await communicator.receive_output(PATIENCE_S))["status"] == 200
+    assert (await communicator.receive_output(PATIENCE_S))["body"] == b"more "
     await communicator.send_input({"type": "http.disconnect"})
-    await communicator.wait(30)
+    await communicator.wait(PATIENCE_S)
     assert closed == ["endless"]
 
 

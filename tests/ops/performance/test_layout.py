@@ -19,6 +19,7 @@ from ops.performance.maintenance import bring_up_to_date, maintain
 from ops.performance.report import report
 from tests.ops.performance.rows import row, write
 from tests.ops.performance.test_rollup import WIDTHS, empty_store, expected, view
+from tests.patience import PATIENCE_S
 
 START = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=3)
 
@@ -196,7 +197,7 @@ class TestTimescale:
 def refresh() -> None:
     """What the jobs do in the end; while one of them is at it, a call is refused."""
     for aggregate in ("minutes", "hours", "days"):
-        for _ in range(600):
+        for _ in range(10 * int(PATIENCE_S)):
             try:
                 with connection.cursor() as cursor:
                     cursor.execute(f"CALL refresh_continuous_aggregate('query_performance_{aggregate}', NULL, NULL)")

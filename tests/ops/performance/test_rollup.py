@@ -15,6 +15,7 @@ from ops.instrumentation.histogram import BUCKETS, bucket_of
 from ops.instrumentation.performance import PerformanceRow
 from ops.performance.rollup import roll_up
 from tests.ops.performance.rows import row, write
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.django_db
 
@@ -74,7 +75,7 @@ one_row = st.builds(
 
 
 class TestViews:
-    @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
     @given(st.lists(st.tuples(st.lists(one_row, max_size=6), st.integers(-60, 60 * 31)), min_size=1, max_size=4))
     def test_they_show_every_row_once_in_whatever_order_rows_and_roll_ups_come(
         self, batches: list[tuple[list[PerformanceRow], int]]
@@ -154,7 +155,7 @@ def test_it_loses_no_row_of_a_writer_that_commits_after_the_roll_up_began() -> N
         with transaction.atomic():
             write([row(occurred_at=START)])
             written.set()
-            may_commit.wait(60)
+            may_commit.wait(PATIENCE_S)
         connection.close()
 
     def roll() -> None:
@@ -163,18 +164,18 @@ def test_it_loses_no_row_of_a_writer_that_commits_after_the_roll_up_began() -> N
 
     writer, roller = threading.Thread(target=write_slowly), threading.Thread(target=roll)
     writer.start()
-    assert written.wait(60)
+    assert written.wait(PATIENCE_S)
     roller.start()
     wait_until_a_lock_is_awaited()
     may_commit.set()
-    writer.join(60)
-    roller.join(60)
+    writer.join(PATIENCE_S)
+    roller.join(PATIENCE_S)
     assert view("1m")[START, "stable", "pipeline"][0] == 1
     assert rolled_rows() == 1
 
 
 def wait_until_a_lock_is_awaited() -> None:
-    for _ in range(600):
+    for _ in range(10 * int(PATIENCE_S)):
         with connection.cursor() as cursor:
             cursor.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
             if cursor.fetchone()[0]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from channels.testing import WebsocketCommunicator
 
-PATIENCE_S = 20.0
+from tests.patience import PATIENCE_S
 
 
 class Socket:

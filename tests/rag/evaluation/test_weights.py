@@ -25,7 +25,7 @@ STRANGER = Principal(PrincipalKind.USER, "sam", frozenset(), collections=frozens
 
 
 @given(data=st.data())
-@hypothesis_settings(deadline=None, max_examples=50)
+@hypothesis_settings(max_examples=50)
 def test_ndcg_is_that_of_the_evaluations(data: st.DataObject) -> None:
     documents = data.draw(st.lists(st.integers(1, 15), min_size=1, max_size=40))
     grades = data.draw(st.dictionaries(st.integers(1, 20), st.integers(0, 3), max_size=15))
