@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from tempfile import TemporaryFile
+from typing import Any
 
 from django.conf import settings
 from django.http import FileResponse
@@ -28,7 +30,7 @@ class ArchiveParser(BaseParser):
 
     media_type = "application/zip"
 
-    def parse(self, stream: object, media_type: object = None, parser_context: object = None) -> object:
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None) -> Any:
         return stream
 
 

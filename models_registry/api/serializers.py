@@ -241,7 +241,7 @@ class ModelsHealthSerializer(serializers.Serializer[Any]):
 class LookedSerializer(serializers.Serializer[Any]):
     """What a look at one source found."""
 
-    source = serializers.CharField()
+    source = serializers.CharField()  # type: ignore[assignment]  # a field, not where this one reads from
     found = serializers.IntegerField()
     added = serializers.ListField(child=serializers.CharField(), help_text="`name@number`.")
     missing = serializers.ListField(child=serializers.CharField())

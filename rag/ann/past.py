@@ -18,14 +18,17 @@ SLOT = "index"
 
 def began(config: AnnConfig, replaced: AnnConfig | None, *, by: Principal, reason: str) -> None:
     """Note that a configuration has just become live, in the transaction in which it did."""
+    moment = config.activated_at
+    if moment is None:
+        raise AssertionError("whoever puts a configuration live notes when")
     if replaced is not None:
-        AnnPeriod.objects.filter(number=replaced.pk, ended_at=None).update(ended_at=config.activated_at)
+        AnnPeriod.objects.filter(number=replaced.pk, ended_at=None).update(ended_at=moment)
     AnnPeriod.objects.create(
         number=config.pk,
         collection=config.collection.slug,
         what=f"{config} ({how(config)})"[:300],
         facts={"space": config.space.slug, "strategy": config.strategy, "recall_at_10": config.recall_at_10},
-        started_at=config.activated_at,
+        started_at=moment,
         by=by.name,
         reason=reason,
     )
