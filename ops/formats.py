@@ -298,7 +298,7 @@ _LONG_WORD = re.compile(r"(?<![\w.:-])[\w.:-]{15,}")
 _has_key_mark = _any(*_KEY_MARKS)
 
 GROUPS = (
-    Group(_any("://"), (Format("secret", _url_passwords),)),
+    Group(lambda text, _: "://" in text and "@" in text, (Format("secret", _url_passwords),)),
     Group(_any("private key-----"), (Format("secret", _private_keys),)),
     Group(
         lambda text, lowered: _LONG_WORD.search(text) is not None and _has_key_mark(text, lowered),

@@ -75,7 +75,7 @@ class TestText:
             "redis://:[redacted]@192.168.0.1 zg_abcdefghij_[redacted]"
         )
 
-    @pytest.mark.parametrize("unit", ["1", "a", "a@", "1.", "a:", "password=", "+1 ", "1-", "%40", "://a:"])
+    @pytest.mark.parametrize("unit", ["1", "a", "a@", "1.", "a:", "password=", "+1 ", "1-", "%40", "://a:", "://a:@"])
     def test_a_hostile_line_takes_no_more_than_its_length_asks_for(self, unit: str) -> None:
         """A pattern that backtracks would not come back from this."""
         scrub(unit * 20_000)

@@ -14,6 +14,7 @@ import re
 import string
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import cache
 from ipaddress import ip_address
 from urllib.parse import quote
 
@@ -101,8 +102,9 @@ class _Maker:
         return self.random.choice(choices)
 
 
+@cache
 def cases(seed: int = 20_240_229) -> list[Case]:
-    """All lines, in a fixed order."""
+    """All lines, in a fixed order; not to be changed, as they are made once."""
     maker = _Maker(seed)
     made: list[Case] = []
     for make in _LABELLED:
