@@ -10,7 +10,7 @@ from pytest_django.fixtures import Settings
 
 from rag.evaluation.measures import MEASURES
 from rag.evaluation.rows import ROWS
-from rag.models import EvaluationRun
+from rag.models import EvaluationRun, Feedback
 from tests.e2e.conftest import Backstage, OpenBrowser, Visitor
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
@@ -55,6 +55,18 @@ class TestSearch:
         expect(page.locator("#announcement")).to_have_text("2 results")
         assert page.evaluate("window.sameDocument")
         assert "q=espresso" in page.url
+
+    def test_votes_and_opened_results_are_kept(self, visitor: Visitor, backstage: Backstage) -> None:
+        backstage.add({"tea.md": TEA})
+        page = visitor.open("/search/?q=tea")
+        vote = page.get_by_role("button", name="This helps", exact=True)
+        vote.click()
+        expect(vote).to_have_attribute("aria-pressed", "true")
+        with page.expect_response("**/rag/feedback") as kept:
+            page.locator("[data-result-link]").first.click(modifiers=["ControlOrMeta"])
+        assert kept.value.status == 201
+        found = backstage.do(lambda: sorted(Feedback.objects.values_list("kind", "value", "query")))
+        assert found == [("click", 1, "tea"), ("vote", 1, "tea")]
 
     def test_the_address_leads_to_the_same_answer_and_back_again(self, visitor: Visitor, backstage: Backstage) -> None:
         backstage.add({"tea.md": TEA})
