@@ -9,9 +9,12 @@ class ModelsRegistryConfig(AppConfig):
     def ready(self) -> None:
         from models_registry import checks  # noqa: F401  (registers the system checks)
         from models_registry.deployments import register_stable_hook
+        from models_registry.inventory import inventory
         from models_registry.rollouts import end_after_change
         from models_registry.statistics import observe_model_call
+        from ops.contracts.inventory import register_model_inventory
         from ops.contracts.model_calls import register_call_sink
 
+        register_model_inventory(inventory)
         register_call_sink(observe_model_call)
         register_stable_hook(end_after_change)

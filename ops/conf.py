@@ -24,6 +24,18 @@ declare(
         ),
     ),
     Variable(
+        "PROMETHEUS_MULTIPROC_DIR",
+        Kind.PATH,
+        "Folder in which web servers and workers of one machine keep their counts, so that /metrics of any of them "
+        "tells those of all. It must exist and be the same for each; `manage.py serve` sets it by itself.",
+    ),
+    Variable(
+        "OPS_TRACE_URL",
+        Kind.STRING,
+        "Where the trace of a request is shown: the dashboard links slow queries to it, with `{request_id}` replaced, "
+        "as in https://jaeger.example/search?tags=request_id:{request_id}.",
+    ),
+    Variable(
         "OPS_LOG_FORMAT",
         Kind.STRING,
         "How log lines look.",

@@ -21,6 +21,7 @@ class RagConfig(AppConfig):
         from rag.ann.past import indexes_at
         from rag.evaluation.weights import JudgedEvaluator
         from rag.health import check_live_models
+        from rag.index_metrics import export_open_runs
         from rag.milvus import outbox
         from rag.models import Collection
         from rag.pipeline import rankers
@@ -43,5 +44,6 @@ class RagConfig(AppConfig):
         register_space_builder(RetrievalSpaces())
         register_health_check("models", check_live_models, critical=True)
         register_health_check("retrieval", check_retrieval, critical=False)
+        export_open_runs()
         if settings.RAG_RETRIEVAL_MODE == outbox.MODE:
             outbox.export_metrics()

@@ -25,6 +25,8 @@ from types import FrameType
 import psutil
 
 from ops.contracts.env import child_environment
+from ops.contracts.metrics import SHARED_FOLDER_VARIABLE
+from ops.instrumentation.processes import forget_counts
 from zenglow_site.embedded import folders
 from zenglow_site.embedded.accounts import current_account
 from zenglow_site.embedded.errors import EmbeddedError
@@ -118,6 +120,7 @@ class Supervisor:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._on_signal)
             self._end_leftovers()
+            forget_counts(self._metrics_folder)
             self._check_port()
             try:
                 self._bring_up()
@@ -344,6 +347,11 @@ class Supervisor:
     # --- small things ----
 
     @property
+    def _metrics_folder(self) -> Path:
+        """Where our children keep their counts, so that whichever is scraped tells those of all."""
+        return self.data_dir / "run" / "metrics"
+
+    @property
     def _reachable_host(self) -> str:
         return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104  (compared, not bound)
 
@@ -355,6 +363,7 @@ class Supervisor:
     def _environment(self, **more: str) -> dict[str, str]:
         ours = {
             MARK: str(self.data_dir),
+            SHARED_FOLDER_VARIABLE: str(self._metrics_folder),
             "ZENGLOW_DATA_DIR": str(self.data_dir),
             "ZENGLOW_HOST": self.host,
             "ZENGLOW_PORT": str(self.port),

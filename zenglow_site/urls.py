@@ -17,6 +17,7 @@ urlpatterns = [
     path("health/models", ModelsHealthView.as_view(), name="health-models"),
     path("rag/", include("rag.api.urls")),
     path("", include("ops.api.urls")),
+    path("", include("ops.pages.urls")),
     path("", include("zenglow_site.accounts")),
     path("", include("rag.pages.urls")),
     path("admin/", admin.site.urls),

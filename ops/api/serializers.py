@@ -46,9 +46,12 @@ class CacheHitsSerializer(serializers.Serializer[Any]):
 
 
 class CountersSerializer(serializers.Serializer[Any]):
-    uptime_s = serializers.FloatField()
+    """Since the processes that run now were started."""
+
+    uptime_s = serializers.FloatField(help_text="Of the process that runs longest.")
     queries = serializers.IntegerField()
     query_errors = serializers.IntegerField()
+    cache_hits = CacheHitsSerializer()
 
 
 class BasicMetricsSerializer(serializers.Serializer[Any]):
@@ -67,8 +70,70 @@ class QueryStatsSerializer(serializers.Serializer[Any]):
     stages = serializers.DictField(child=StageFiguresSerializer())
 
 
+class CpuSerializer(serializers.Serializer[Any]):
+    count = serializers.IntegerField()
+    percent = serializers.FloatField(help_text="0 to 100, since the figures were read before.")
+
+
+class LoadSerializer(serializers.Serializer[Any]):
+    """Load averages over 1, 5 and 15 minutes."""
+
+    def get_fields(self) -> dict[str, Any]:
+        return {name: serializers.FloatField() for name in ("1m", "5m", "15m")}
+
+
+class MemorySerializer(serializers.Serializer[Any]):
+    total_bytes = serializers.IntegerField()
+    available_bytes = serializers.IntegerField()
+    percent = serializers.FloatField()
+
+
+class SwapSerializer(serializers.Serializer[Any]):
+    total_bytes = serializers.IntegerField()
+    used_bytes = serializers.IntegerField()
+    percent = serializers.FloatField()
+
+
+class DiskSerializer(serializers.Serializer[Any]):
+    """The disk of the data folder."""
+
+    total_bytes = serializers.IntegerField()
+    free_bytes = serializers.IntegerField()
+    percent = serializers.FloatField()
+
+
+class GpuSerializer(serializers.Serializer[Any]):
+    index = serializers.IntegerField()
+    name = serializers.CharField()
+    percent = serializers.FloatField(allow_null=True)
+    memory_used_bytes = serializers.IntegerField()
+    memory_total_bytes = serializers.IntegerField()
+    temperature_celsius = serializers.FloatField(allow_null=True)
+    power_watts = serializers.FloatField(allow_null=True)
+
+
+class ProcessSerializer(serializers.Serializer[Any]):
+    pid = serializers.IntegerField()
+    role = serializers.CharField(help_text="web, worker or command.")
+    cpu_percent = serializers.FloatField(help_text="Above 100 where more than one core is busy.")
+    memory_bytes = serializers.IntegerField()
+    threads = serializers.IntegerField()
+    open_files = serializers.IntegerField(allow_null=True)
+    started_at = serializers.FloatField(help_text="Seconds since 1970.")
+
+
+class SystemSerializer(serializers.Serializer[Any]):
+    cpu = CpuSerializer()
+    load = LoadSerializer()
+    memory = MemorySerializer()
+    swap = SwapSerializer()
+    disk = DiskSerializer()
+    gpus = GpuSerializer(many=True, help_text="Empty without an NVIDIA driver.")
+    processes = ProcessSerializer(many=True, help_text="Ours on this machine.")
+
+
 class JsonMetricsSerializer(serializers.Serializer[Any]):
-    system = serializers.DictField(help_text="cpu, load, memory, swap, disk, process; sizes in bytes.")
+    system = SystemSerializer()
     query_stats = QueryStatsSerializer()
     models = serializers.ListField(child=serializers.DictField())
 

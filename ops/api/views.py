@@ -10,7 +10,6 @@ from django.conf import settings
 from django.http import HttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiResponse, extend_schema
-from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -21,13 +20,11 @@ from ops.api import serializers
 from ops.api.rendering import OneRepresentation
 from ops.contracts.env import declared
 from ops.contracts.health import State
-from ops.contracts.inventory import model_inventory
 from ops.contracts.principal import Scope
-from ops.figures import basic_figures
+from ops.figures import basic_figures, full_figures
 from ops.health import Finding, HealthMonitor
-from ops.instrumentation.snapshot import SNAPSHOT
+from ops.instrumentation.processes import registry
 from ops.requests import ApiRequest
-from ops.system import system_figures
 
 
 class LiveView(APIView):
@@ -74,11 +71,11 @@ class PrometheusView(APIView):
     @extend_schema(operation_id="metrics", tags=["metrics"], responses={(200, "text/plain"): OpenApiTypes.STR})
     def get(self, request: ApiRequest) -> HttpResponse:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        return HttpResponse(encode(REGISTRY), content_type=content_type)
+        return HttpResponse(encode(registry()), content_type=content_type)
 
 
 class BasicMetricsView(APIView):
-    """Counters and stage latencies of the answering process, from memory: cheap enough to ask each second."""
+    """Counters and stage latencies of all processes, from memory: cheap enough to ask each second."""
 
     required_scopes = {"GET": Scope.OPS_READ}
 
@@ -94,20 +91,7 @@ class JsonMetricsView(APIView):
 
     @extend_schema(operation_id="metrics_json", tags=["metrics"], responses=serializers.JsonMetricsSerializer)
     def get(self, request: ApiRequest) -> Response:
-        totals = SNAPSHOT.totals()
-        return Response(
-            {
-                "system": system_figures(),
-                "query_stats": {
-                    "queries": totals["queries"],
-                    "errors": totals["query_errors"],
-                    "cache_hits": SNAPSHOT.cache_hits(),
-                    "cache_lookups": SNAPSHOT.cache_lookups(),
-                    "stages": SNAPSHOT.stages(),
-                },
-                "models": model_inventory(),
-            }
-        )
+        return Response(full_figures())
 
 
 class EnvironmentView(APIView):

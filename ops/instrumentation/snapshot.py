@@ -1,4 +1,4 @@
-"""What this process did lately, kept in memory: for ``/metrics/basic`` and ``/metrics/json``.
+"""What happened lately, kept in memory: for ``/metrics/basic`` and ``/metrics/json``.
 
 Counters run from the start of the process. Latencies cover a sliding window: the current `WINDOW_S` and the one
 before, so that a percentile is never older than twice that.
@@ -6,6 +6,7 @@ before, so that a percentile is never older than twice that.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import Counter
@@ -43,11 +44,67 @@ class _Window:
         self.current = [0] * BUCKETS
 
     def counts(self) -> list[int]:
-        return [old + new for old, new in zip(self.previous, self.current, strict=True)]
+        return list(map(int.__add__, self.previous, self.current))
+
+
+@dataclass(slots=True)
+class Figures:
+    """Counts at one moment, of one process or of several together (see `ops.instrumentation.shared`)."""
+
+    uptime_s: float = 0.0
+    queries: Counter[str] = field(default_factory=Counter)
+    failed_queries: int = 0
+    lookups: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    windows: dict[str, list[int]] = field(default_factory=dict)
+
+    def add(self, other: Figures) -> None:
+        """Count another process's in. The longest uptime stands for all."""
+        self.uptime_s = max(self.uptime_s, other.uptime_s)
+        self.queries.update(other.queries)
+        self.failed_queries += other.failed_queries
+        self.lookups.update(other.lookups)
+        self.counts.update(other.counts)
+        self.errors.update(other.errors)
+        for name, window in other.windows.items():
+            mine = self.windows.get(name)
+            self.windows[name] = window if mine is None else list(map(int.__add__, mine, window))
+
+    def stages(self) -> dict[str, StageFigures]:
+        """The figures of every stage that ran, by name."""
+        return {
+            name: StageFigures(
+                count=self.counts[name],
+                errors=self.errors[name],
+                window_count=sum(window),
+                p50_ms=_rounded(percentile(window, 0.5)),
+                p95_ms=_rounded(percentile(window, 0.95)),
+            )
+            for name, window in sorted(self.windows.items())
+        }
+
+    def cache_hits(self) -> dict[str, int]:
+        """How many queries each cache answered; ``none`` counts those that were computed afresh."""
+        return {state: self.queries[state] for state in CACHE_STATES}
+
+    def cache_lookups(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Lookups by cache, then ``hit`` or ``miss``, then reason; what never happened is left out."""
+        found: dict[str, dict[str, dict[str, int]]] = {}
+        for (cache, outcome, reason), number in sorted(self.lookups.items()):
+            found.setdefault(cache, {}).setdefault(outcome, {})[reason] = number
+        return found
+
+    def totals(self) -> dict[str, float]:
+        return {
+            "uptime_s": round(self.uptime_s, 1),
+            "queries": self.queries.total(),
+            "query_errors": self.failed_queries,
+        }
 
 
 class Snapshot:
-    """Thread-safe counts of stages, queries and cache states."""
+    """Thread-safe counts of this process's stages, queries and cache states."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -83,44 +140,35 @@ class Snapshot:
         with self._lock:
             self._lookups[cache, outcome, reason] += 1
 
-    def cache_lookups(self) -> dict[str, dict[str, dict[str, int]]]:
-        """Lookups by cache, then ``hit`` or ``miss``, then reason; what never happened is left out."""
-        with self._lock:
-            counts = sorted(self._lookups.items())
-        found: dict[str, dict[str, dict[str, int]]] = {}
-        for (cache, outcome, reason), number in counts:
-            found.setdefault(cache, {}).setdefault(outcome, {})[reason] = number
-        return found
-
-    def stages(self) -> dict[str, StageFigures]:
-        """The figures of every stage that ran, by name."""
+    def figures(self) -> Figures:
+        """The counts now."""
         with self._lock:
             self._turn()
-            histograms = {name: window.counts() for name, window in sorted(self._windows.items())}
-            counts, errors = dict(self._counts), dict(self._errors)
-        return {
-            name: StageFigures(
-                count=counts[name],
-                errors=errors.get(name, 0),
-                window_count=sum(histogram),
-                p50_ms=_rounded(percentile(histogram, 0.5)),
-                p95_ms=_rounded(percentile(histogram, 0.95)),
+            return Figures(
+                self._clock() - self._started,
+                self._queries.copy(),
+                self._failed_queries,
+                self._lookups.copy(),
+                self._counts.copy(),
+                self._errors.copy(),
+                {name: window.counts() for name, window in self._windows.items()},
             )
-            for name, histogram in histograms.items()
-        }
+
+    def stages(self) -> dict[str, StageFigures]:
+        return self.figures().stages()
 
     def cache_hits(self) -> dict[str, int]:
-        """How many queries each cache answered; ``none`` counts those that were computed afresh."""
-        with self._lock:
-            return {state: self._queries[state] for state in CACHE_STATES}
+        return self.figures().cache_hits()
+
+    def cache_lookups(self) -> dict[str, dict[str, dict[str, int]]]:
+        return self.figures().cache_lookups()
 
     def totals(self) -> dict[str, float]:
-        with self._lock:
-            return {
-                "uptime_s": round(self._clock() - self._started, 1),
-                "queries": self._queries.total(),
-                "query_errors": self._failed_queries,
-            }
+        return self.figures().totals()
+
+    def forget(self) -> None:
+        """Start from nothing: in a forked child, whose parent goes on counting for itself."""
+        self.__init__(self._clock)  # type: ignore[misc]
 
     def _turn(self) -> None:
         turns = int((self._clock() - self._turned_at) / WINDOW_S)
@@ -136,3 +184,5 @@ def _rounded(duration_ms: float | None) -> float | None:
 
 SNAPSHOT = Snapshot()
 """This process's own."""
+
+os.register_at_fork(after_in_child=SNAPSHOT.forget)

@@ -18,6 +18,7 @@ from django.db.models import F, Q
 from django.utils import timezone
 from psycopg.pq import TransactionStatus
 
+from rag.index_metrics import DOCUMENTS, ENDED
 from rag.models import Collection, IndexItem, IndexRun, ItemState, RunState
 
 logger = logging.getLogger(__name__)
@@ -67,11 +68,11 @@ def open_run(run: IndexRun) -> None:
 
 def cancel_run(run_id: UUID) -> bool:
     """Leave the items that are still pending undone. Whether the run was not over yet."""
-    return bool(
-        IndexRun.objects.filter(id=run_id, state__in=(RunState.PENDING, RunState.RUNNING)).update(
-            state=RunState.CANCELLED, finished_at=timezone.now()
-        )
+    cancelled = IndexRun.objects.filter(id=run_id, state__in=(RunState.PENDING, RunState.RUNNING)).update(
+        state=RunState.CANCELLED, finished_at=timezone.now()
     )
+    ENDED.labels(RunState.CANCELLED.value).inc(cancelled)
+    return bool(cancelled)
 
 
 def finish_if_done(run_id: UUID) -> bool:
@@ -79,17 +80,18 @@ def finish_if_done(run_id: UUID) -> bool:
     pending = IndexItem.objects.filter(run_id=run_id, state=ItemState.PENDING)
     if pending.exists():
         return False
-    return bool(
-        IndexRun.objects.filter(id=run_id, state=RunState.RUNNING).update(
-            state=RunState.FINISHED, finished_at=timezone.now()
-        )
+    finished = IndexRun.objects.filter(id=run_id, state=RunState.RUNNING).update(
+        state=RunState.FINISHED, finished_at=timezone.now()
     )
+    ENDED.labels(RunState.FINISHED.value).inc(finished)
+    return bool(finished)
 
 
 def settle(item: IndexItem, state: ItemState, reason: str = "") -> None:
     """Note, in the open transaction, what became of an item, and count it once."""
     if state == ItemState.PENDING:
         raise ValueError("an item can't be settled as pending")
+    transaction.on_commit(lambda: DOCUMENTS.labels(state.value).inc())
     count = connection.ops.quote_name(state.value)
     with connection.cursor() as cursor:
         # The state is one of ours, and the name of its count.
@@ -141,9 +143,10 @@ def take_stalled_runs(now: datetime, stalled_after: timedelta = STALLED_AFTER) -
 
     Runs that nobody collects items for any more are cancelled.
     """
-    IndexRun.objects.filter(state=RunState.PENDING, progressed_at__lt=now - ABANDONED_AFTER).update(
+    abandoned = IndexRun.objects.filter(state=RunState.PENDING, progressed_at__lt=now - ABANDONED_AFTER).update(
         state=RunState.CANCELLED, finished_at=now
     )
+    ENDED.labels(RunState.CANCELLED.value).inc(abandoned)
     with transaction.atomic():
         stalled = IndexRun.objects.select_for_update(skip_locked=True).filter(
             state=RunState.RUNNING, progressed_at__lt=now - stalled_after

@@ -11,17 +11,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from django.conf import settings
-from django.db import DatabaseError, connection
+from django.db import connection
 
-from ops.contracts.metrics import declare_gauge
+from ops.contracts.metrics import Samples, declare_scraped
 
 MODE = "milvus"
 
 NO_DOCUMENT = 0
 """Stands for the collection itself, when it is deleted or leaves a space."""
-
-WAITING = declare_gauge("zenglow_milvus_waiting", "Document changes that Milvus has not been told of.")
-LAG = declare_gauge("zenglow_milvus_lag_seconds", "How long the oldest of them has been waiting.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +54,18 @@ def backlog() -> Backlog:
 
 
 def export_metrics() -> None:
-    """Let each scrape ask. Without the database the figures are unknown, not zero."""
+    """Let each scrape ask. Without the database the figures are left out: unknown, not zero."""
 
-    def figure(name: str) -> float:
+    def figure(name: str) -> Samples:
         try:
-            return float(getattr(backlog(), name))
-        except DatabaseError:
-            return float("nan")
+            return [((), float(getattr(backlog(), name)))]
         finally:
             if not connection.in_atomic_block:
                 connection.close()
 
-    WAITING.set_function(lambda: figure("rows"))
-    LAG.set_function(lambda: figure("oldest_s"))
+    declare_scraped(
+        "zenglow_milvus_waiting", "Document changes that Milvus has not been told of.", lambda: figure("rows")
+    )
+    declare_scraped(
+        "zenglow_milvus_lag_seconds", "How long the oldest of them has been waiting.", lambda: figure("oldest_s")
+    )

@@ -62,7 +62,7 @@ class TestMetrics:
         assert serializers.JsonMetricsSerializer(data=body).is_valid(raise_exception=True)
         assert set(body) == {"system", "query_stats", "models"}
         assert set(body["query_stats"]["cache_hits"]) == {"full", "feature", "none"}
-        assert body["system"]["memory"]["total_bytes"] > body["system"]["process"]["memory_bytes"] > 0
+        assert body["system"]["memory"]["total_bytes"] > body["system"]["processes"][0]["memory_bytes"] > 0
 
     def test_what_is_deployed_comes_from_who_registered_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("ops.contracts.inventory._sources", [])
