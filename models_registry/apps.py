@@ -9,6 +9,7 @@ class ModelsRegistryConfig(AppConfig):
     def ready(self) -> None:
         from models_registry import checks  # noqa: F401  (registers the system checks)
         from models_registry.deployments import register_stable_hook
+        from models_registry.diagnoses import register_diagnoses
         from models_registry.inventory import inventory
         from models_registry.rollouts import end_after_change
         from models_registry.statistics import observe_model_call
@@ -18,3 +19,4 @@ class ModelsRegistryConfig(AppConfig):
         register_model_inventory(inventory)
         register_call_sink(observe_model_call)
         register_stable_hook(end_after_change)
+        register_diagnoses()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import uuid
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 from django import forms
@@ -13,19 +14,32 @@ from django.core.paginator import Paginator
 from django.db import models
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import path
 from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.html import format_html
+from django.views.decorators.http import require_POST
 
-from ops import keys
+from ops import alerts, keys
+from ops.alerting import delivery, rules
 from ops.authentication import user_principal
+from ops.contracts.measures import measures
 from ops.contracts.principal import Principal, Scope
 from ops.contracts.problems import Conflict, InvalidRequest, Problem
 from ops.instrumentation.histogram import RELATIVE_ERROR
 from ops.instrumentation.performance import TIMED_STAGES
-from ops.models import AlertEvent, ApiKey, AuditEvent, QueryPerformance
+from ops.models import (
+    AlertChannel,
+    AlertDelivery,
+    AlertEvent,
+    AlertRule,
+    ApiKey,
+    AuditEvent,
+    ChannelKind,
+    QueryPerformance,
+)
 from ops.performance.figures import STAGES_DRAWN, report_figures, slow_figures
 from ops.performance.report import FROM_ROWS, ROLLED_UP, TOTAL_STAGE, parse_by, parse_period, report, slow
 
@@ -150,9 +164,141 @@ class AuditEventAdmin(ReadOnlyAdmin):
 
 @admin.register(AlertEvent)
 class AlertEventAdmin(ReadOnlyAdmin):
-    list_display = ("last_raised_at", "severity", "name", "message", "count", "opened_at", "resolved_at")
+    list_display = (
+        *("last_raised_at", "severity", "name", "message", "count"),
+        *("opened_at", "acknowledged_by", "resolved_at"),
+    )
     list_filter = ("severity", ("resolved_at", admin.EmptyFieldListFilter))
     search_fields = ("name", "message")
+    actions = ("acknowledge", "close")
+
+    def has_work_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("ops.change_alertevent")
+
+    @admin.action(description="Acknowledge", permissions=["work"])
+    def acknowledge(self, request: HttpRequest, queryset: QuerySet[AlertEvent]) -> None:
+        self._each(request, queryset, alerts.acknowledge)
+
+    @admin.action(description="Close", permissions=["work"])
+    def close(self, request: HttpRequest, queryset: QuerySet[AlertEvent]) -> None:
+        self._each(request, queryset, alerts.close)
+
+    def _each(self, request: HttpRequest, queryset: QuerySet[AlertEvent], act: Any) -> None:
+        for event in queryset:
+            try:
+                act(event, by=user_principal(request.user))  # type: ignore[arg-type]
+            except Problem as problem:
+                self.message_user(request, str(problem), messages.ERROR)
+
+
+class RuleForm(forms.ModelForm[AlertRule]):
+    measure = forms.ChoiceField(choices=lambda: [(one.name, f"{one.name}: {one.help}") for one in measures().values()])
+
+    class Meta:
+        model = AlertRule
+        fields = (
+            *("name", "enabled", "measure", "labels", "comparison", "threshold", "clear_threshold"),
+            *("window_s", "for_s", "severity", "description", "silenced_until"),
+        )
+
+
+@admin.register(AlertRule)
+class AlertRuleAdmin(admin.ModelAdmin[AlertRule]):
+    """Rules are data: what they watch is what apps have registered."""
+
+    form = RuleForm
+    list_display = ("name", "watches", "phase", "value", "severity", "enabled", "silenced_until")
+    list_filter = ("enabled", "severity")
+    list_select_related = ("state",)
+    search_fields = ("name",)
+    actions = ("silence_hour", "silence_day", "end_silence")
+
+    @admin.display(description="fires when")
+    def watches(self, rule: AlertRule) -> str:
+        unit = measures()[rule.measure].unit if rule.measure in measures() else ""
+        labels = " ".join(rule.labels.values())
+        threshold = rules.readable(rule.threshold, unit)
+        return f"{rule.measure} {labels} {rule.comparison} {threshold} for {rule.for_s} s".replace("  ", " ")
+
+    @admin.display(description="phase")
+    def phase(self, rule: AlertRule) -> str:
+        if not hasattr(rule, "state"):
+            return "not read yet"
+        return f"can't be read: {rule.state.fault}" if rule.state.fault else rule.state.phase
+
+    @admin.display(description="now")
+    def value(self, rule: AlertRule) -> str:
+        unit = measures()[rule.measure].unit if rule.measure in measures() else ""
+        return rules.readable(rule.state.value, unit) if hasattr(rule, "state") else ""
+
+    @admin.action(description="Silence for an hour", permissions=["change"])
+    def silence_hour(self, request: HttpRequest, queryset: QuerySet[AlertRule]) -> None:
+        self._silence(request, queryset, timezone.now() + timedelta(hours=1))
+
+    @admin.action(description="Silence for a day", permissions=["change"])
+    def silence_day(self, request: HttpRequest, queryset: QuerySet[AlertRule]) -> None:
+        self._silence(request, queryset, timezone.now() + timedelta(days=1))
+
+    @admin.action(description="End the silence", permissions=["change"])
+    def end_silence(self, request: HttpRequest, queryset: QuerySet[AlertRule]) -> None:
+        self._silence(request, queryset, None)
+
+    def _silence(self, request: HttpRequest, queryset: QuerySet[AlertRule], until: datetime | None) -> None:
+        for rule in queryset:
+            rules.silence(rule, until, by=user_principal(request.user))  # type: ignore[arg-type]
+
+
+@admin.register(AlertChannel)
+class AlertChannelAdmin(admin.ModelAdmin[AlertChannel]):
+    list_display = ("name", "kind", "target", "lowest_severity", "enabled", "last_told")
+    actions = ("send_test", "show_key")
+    change_form_template = "admin/ops/alertchannel/change_form.html"
+
+    def get_urls(self) -> list[Any]:
+        test = self.admin_site.admin_view(require_POST(self.test_one))
+        return [path("<int:pk>/test/", test, name="ops_alertchannel_test"), *super().get_urls()]
+
+    def test_one(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """The test button."""
+        if not self.has_change_permission(request):
+            raise PermissionDenied
+        channel = get_object_or_404(AlertChannel, pk=pk)
+        self._test(request, channel)
+        return redirect("admin:ops_alertchannel_change", pk)
+
+    @admin.action(description="Send a test", permissions=["change"])
+    def send_test(self, request: HttpRequest, queryset: QuerySet[AlertChannel]) -> None:
+        for channel in queryset:
+            self._test(request, channel)
+
+    @admin.action(description="Show the key that receivers verify with", permissions=["change"])
+    def show_key(self, request: HttpRequest, queryset: QuerySet[AlertChannel]) -> None:
+        for channel in queryset.filter(kind=ChannelKind.WEBHOOK):
+            text = format_html("{}: <code>{}</code>", channel.name, delivery.signing_key(channel))
+            self.message_user(request, text, messages.WARNING)
+
+    def _test(self, request: HttpRequest, channel: AlertChannel) -> None:
+        now = timezone.now()
+        try:
+            delivery.send(channel, delivery.trial_message(now), f"test-{uuid.uuid4()}", now=now)
+        except delivery.DeliveryError as error:
+            self.message_user(request, f"{channel.name}: {error}", messages.ERROR)
+        else:
+            self.message_user(request, f"{channel.name} took the test.")
+
+    @admin.display(description="last told")
+    def last_told(self, channel: AlertChannel) -> str:
+        last = channel.deliveries.first()
+        if last is None:
+            return "nothing yet"
+        return last.fault or (f"{last.event.name}, {last.sent_at:%d %b %H:%M}" if last.sent_at else "waiting")
+
+
+@admin.register(AlertDelivery)
+class AlertDeliveryAdmin(ReadOnlyAdmin):
+    list_display = ("event", "channel", "ending", "sent_at", "attempts", "next_attempt_at", "fault")
+    list_filter = ("channel", ("sent_at", admin.EmptyFieldListFilter))
+    list_select_related = ("event", "channel")
 
 
 @admin.register(QueryPerformance)

@@ -181,6 +181,22 @@ declare(
     ),
 )
 
+# Alerts.
+declare(
+    Variable(
+        "OPS_EMAIL_URL",
+        Kind.URL,
+        "Mail server for alerts, such as smtp+tls://user:password@mail.example:587.",
+        secret=True,
+    ),
+    Variable(
+        "OPS_EMAIL_FROM",
+        Kind.STRING,
+        "Sender of alerts by mail.",
+        default="zenglow@localhost",
+    ),
+)
+
 # Security.
 declare(
     Variable(

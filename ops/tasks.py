@@ -11,8 +11,9 @@ from celery.signals import worker_process_shutdown
 from django.conf import settings
 from django.utils import timezone
 
+from ops.alerting import delivery, rules
 from ops.instrumentation.batch import flush_all
-from ops.models import AlertEvent
+from ops.models import AlertEvent, AlertReading
 from ops.performance import maintenance
 
 RESOLVED_ALERTS_KEPT_DAYS = 90
@@ -32,13 +33,28 @@ def roll_up_performance() -> str | None:
     return reached.isoformat() if reached else None
 
 
+@shared_task(name="ops.evaluate_alerts")
+def evaluate_alerts() -> list[str]:
+    """Read every rule's figure, open and end alerts; the rules whose phase changed."""
+    return rules.evaluate()
+
+
+@shared_task(name="ops.deliver_alerts")
+def deliver_alerts() -> int:
+    """Tell the channels what they have not heard yet; how many took it."""
+    return delivery.deliver()
+
+
 @shared_task(name="ops.purge")
 def purge() -> int:
     """Delete alerts that were resolved long ago, and sessions that have ended; how many alerts that were."""
     import_module(settings.SESSION_ENGINE).SessionStore.clear_expired()
     limit = timezone.now() - timedelta(days=RESOLVED_ALERTS_KEPT_DAYS)
-    deleted, _ = AlertEvent.objects.filter(resolved_at__lt=limit).delete()
-    return deleted
+    AlertReading.objects.filter(read_at__lt=timezone.now() - rules.READINGS_KEPT).delete()
+    events = AlertEvent.objects.filter(resolved_at__lt=limit)
+    count = events.count()
+    events.delete()
+    return count
 
 
 @worker_process_shutdown.connect

@@ -19,9 +19,11 @@ class RagConfig(AppConfig):
         from ops.contracts.health import register_health_check
         from rag import checks, spaces  # noqa: F401  (checks registers the system checks)
         from rag.ann.past import indexes_at
+        from rag.diagnoses import register_diagnoses
         from rag.evaluation.weights import JudgedEvaluator
         from rag.health import check_live_models
         from rag.index_metrics import export_open_runs
+        from rag.measures import register_measures
         from rag.milvus import outbox
         from rag.models import Collection
         from rag.pipeline import rankers
@@ -42,6 +44,8 @@ class RagConfig(AppConfig):
         register_preview(PipelinePreview())
         register_evaluator(JudgedEvaluator())
         register_space_builder(RetrievalSpaces())
+        register_measures()
+        register_diagnoses()
         register_health_check("models", check_live_models, critical=True)
         register_health_check("retrieval", check_retrieval, critical=False)
         export_open_runs()

@@ -13,7 +13,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test import Client
 from django.utils import timezone
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ops.contracts.problems import InvalidRequest
@@ -43,6 +43,7 @@ class TestPeriods:
     def test_it_reads_a_number_and_a_unit(self, text: str, period: timedelta) -> None:
         assert parse_period(text) == period
 
+    @settings(deadline=None)
     @given(st.text(max_size=12))
     def test_it_takes_any_text_for_a_period_or_refuses_it(self, text: str) -> None:
         with contextlib.suppress(InvalidRequest):
@@ -121,6 +122,7 @@ class TestReport:
         with pytest.raises(InvalidRequest, match="choose of embed"):
             report(timedelta(days=1), now=NOW, stage="lunch")
 
+    @settings(deadline=None)
     @given(
         st.lists(st.integers(0, 1000), min_size=BUCKETS, max_size=BUCKETS), st.sampled_from([0.01, 0.5, 0.9, 0.95, 1.0])
     )
