@@ -126,7 +126,7 @@ def _try(delivery: AlertDelivery, now: datetime) -> bool:
 
 
 def _repeat_at(delivery: AlertDelivery, now: datetime) -> datetime | None:
-    event = AlertEvent.objects.get(pk=delivery.event_id)  # type: ignore[misc]  # it may be over by now
+    event = AlertEvent.objects.get(pk=delivery.event_id)  # it may be over by now
     if delivery.ending or event.resolved_at is not None:
         return None
     if delivery.channel.kind == ChannelKind.ALERTMANAGER:

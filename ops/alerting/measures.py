@@ -103,12 +103,14 @@ def _minutes(labels: Labels, start: datetime, end: datetime) -> list[tuple[datet
     parameters: dict[str, Any] = {"start": start, "end": end, "stage": stage, "variant": variant}
     with connection.cursor() as cursor:
         cursor.execute(statement, parameters)
-        return cursor.fetchall()
+        found: list[tuple[datetime, Sequence[int]]] = cursor.fetchall()
+    return found
 
 
 def _share(condition: str, labels: Labels, at: datetime, window: timedelta) -> float | None:
-    (found,) = _counted(condition, labels, at - window, at, window)[:1] or [None]
-    return found[2] / found[1] if found and found[1] >= FEWEST_QUERIES else None
+    counted = _counted(condition, labels, at - window, at, window)
+    n, hits = sum(of_all for _, of_all, _ in counted), sum(of_them for _, _, of_them in counted)
+    return hits / n if n >= FEWEST_QUERIES else None
 
 
 def _shares(
@@ -122,7 +124,7 @@ def _shares(
             inside.append(arriving.popleft())
         while inside and inside[0][0] < at - window:
             inside.popleft()
-        n, hits = (sum(counted[place] for counted in inside) for place in (1, 2))
+        n, hits = sum(of_all for _, of_all, _ in inside), sum(of_them for _, _, of_them in inside)
         found.append((at, hits / n if n >= FEWEST_QUERIES else None))
     return found
 
@@ -143,7 +145,8 @@ def _counted(
     parameters |= {name: labels.get(name) for name in ("variant", "collection")}
     with connection.cursor() as cursor:
         cursor.execute(statement, parameters)
-        return cursor.fetchall()
+        found: list[tuple[datetime, int, int]] = cursor.fetchall()
+    return found
 
 
 def _times(start: datetime, end: datetime, step: timedelta) -> Iterator[datetime]:
