@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from tempfile import SpooledTemporaryFile
-from typing import Any
+from typing import IO, Any, cast
 
 import django
 from asgiref.sync import sync_to_async
@@ -14,15 +13,15 @@ from django.core import signals
 from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler, get_script_prefix
 from django.db import close_old_connections
-from django.http import FileResponse, HttpRequest
+from django.http import FileResponse
 from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
 
 THREADS = 64
 """Requests that are worked on at once; further ones wait. More connections than the pool has are never needed."""
 
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 
 class OneThreadHandler(ASGIHandler):
@@ -57,15 +56,14 @@ class OneThreadHandler(ASGIHandler):
         finally:
             body.close()
 
-    def _answer(self, scope: dict[str, Any], body: SpooledTemporaryFile[bytes]) -> HttpResponseBase:
+    def _answer(self, scope: dict[str, Any], body: IO[bytes]) -> HttpResponseBase:
         """The response of the whole chain; unless it is still to be streamed, the request has ended with it."""
         set_script_prefix(get_script_prefix(scope))
         signals.request_started.send(sender=self.__class__, scope=scope)
         try:
-            request: HttpRequest | None
             request, refusal = self.create_request(scope, body)
-            response = refusal if request is None else self.get_response(request)
-            response._handler_class = self.__class__
+            response = self.get_response(request) if request is not None else cast(HttpResponseBase, refusal)
+            response._handler_class = self.__class__  # type: ignore[attr-defined]
         except BaseException:
             signals.request_finished.send(sender=self.__class__)
             raise
