@@ -77,6 +77,7 @@ def history(name: str, now: datetime) -> dict[str, Any]:
 
 
 def _stages(chosen: Range, since: int) -> Sequence[tuple[int, str, int, int, float | None, float | None]]:
+    parameters: Any = (chosen.step, since)  # psycopg takes an interval
     # The view's name is one of ours.
     with connection.cursor() as cursor:
         cursor.execute(
@@ -91,21 +92,22 @@ def _stages(chosen: Range, since: int) -> Sequence[tuple[int, str, int, int, flo
                 GROUP BY 1, 2
             ) AS summed
             """,  # noqa: S608
-            (chosen.step, since),
+            parameters,
         )
-        return cursor.fetchall()
+        return list(cursor.fetchall())
 
 
 def _caches(chosen: Range, since: int) -> Sequence[tuple[int, str, int]]:
+    parameters: Any = (chosen.step, since)  # psycopg takes an interval
     with connection.cursor() as cursor:
         cursor.execute(
             """
             SELECT extract(epoch FROM date_bin(%s, occurred_at, 'epoch'))::bigint, cache, count(*)
             FROM query_performance WHERE occurred_at >= to_timestamp(%s) GROUP BY 1, 2
             """,
-            (chosen.step, since),
+            parameters,
         )
-        return cursor.fetchall()
+        return list(cursor.fetchall())
 
 
 def _order(stage: str) -> tuple[int, str]:

@@ -57,8 +57,8 @@ def _ask() -> list[Queue]:
     names = sorted({queue.name for queue in current_app.amqp.queues.values()}) or [current_app.conf.task_default_queue]
     bounds = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S, "max_retries": 1}
     with current_app.connection_for_read(transport_options=bounds) as connection:
-        connection.ensure_connection(max_retries=1, timeout=TIMEOUT_S)
-        channel = connection.channel()
+        connection.ensure_connection(max_retries=1, timeout=TIMEOUT_S)  # type: ignore[arg-type]  # it takes fractions
+        channel: Any = connection.channel()
         if hasattr(channel, "global_keyprefix"):  # of kombu's Redis transport alone
             # A client of our own: kombu's adds its prefix to some commands and not to others.
             redis: Redis = Redis(connection_pool=channel.pool)
@@ -69,7 +69,8 @@ def _ask() -> list[Queue]:
 def _in_redis(redis: Redis, name: str, key: str) -> Queue:
     """A list whose right end is taken next."""
     pipeline = redis.pipeline()
-    pipeline.llen(key).lindex(key, -1)
+    pipeline.llen(key)
+    pipeline.lindex(key, -1)
     depth, oldest = pipeline.execute()
     if oldest is None:
         return Queue(name, 0, 0.0)

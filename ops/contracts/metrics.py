@@ -159,7 +159,7 @@ def _note(name: str, kind: Kind, help_text: str, labels: Sequence[str]) -> None:
 _identity = (0, "")
 
 # A second series for each counter and histogram, which tells when it was made: of no use here.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 if SHARED_FOLDER_VARIABLE in os.environ:
     # Before the first metric is made. The library's own choice is the bare process id.

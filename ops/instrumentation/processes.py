@@ -40,8 +40,8 @@ def registry() -> CollectorRegistry:
     if folder is None:
         return _own_registry()
     together = CollectorRegistry()
-    together.register(_Together(folder))  # type: ignore[arg-type]
-    together.register(ScrapedMetrics())  # type: ignore[arg-type]
+    together.register(_Together(folder))
+    together.register(ScrapedMetrics())
     return together
 
 
@@ -87,7 +87,7 @@ class _Together:
 def _own_registry() -> CollectorRegistry:
     global _scraped_is_registered
     if not _scraped_is_registered:
-        REGISTRY.register(ScrapedMetrics())  # type: ignore[arg-type]
+        REGISTRY.register(ScrapedMetrics())
         _scraped_is_registered = True
     return REGISTRY
 
@@ -107,7 +107,7 @@ def _fold(files: list[Path], target: Path) -> None:
     for family in families:
         for sample in family.samples:
             names, label_values = list(sample.labels), list(sample.labels.values())
-            key = mmap_key(family.name, sample.name, names, label_values, family.documentation)  # type: ignore[no-untyped-call]
+            key = mmap_key(family.name, sample.name, names, label_values, family.documentation)
             counts.write_value(key, sample.value, 0.0)
     counts.close()
     whole.replace(target)
