@@ -51,6 +51,13 @@ def main() -> None:
         execute_from_command_line(sys.argv)
     except (ConfigurationError, EmbeddedError) as error:
         print(error, file=sys.stderr)
+        if sys.argv[1:3] == ["config", "check"] and (unusable := getattr(error, "environment", None)) is not None:
+            # Settings can't be made of it, so that the command itself never runs.
+            from ops.configuration import doubts
+
+            for doubt in doubts(unusable):
+                if str(doubt.message) not in str(error):
+                    print(f"{doubt.level}: {doubt.message}", file=sys.stderr)
         sys.exit(2)
     except DatabaseError as error:
         if "--traceback" in sys.argv or (fault := explained(error)) is None:

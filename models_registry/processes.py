@@ -65,6 +65,11 @@ def all_reports() -> list[ProcessReport]:
     return sorted((_parsed(content) for content in contents if content is not None), key=lambda report: report.name)
 
 
+def workers() -> list[str]:
+    """The background workers among them, as ``host:pid``. Raises `redis.RedisError`."""
+    return [report.name.removeprefix("worker ") for report in all_reports() if report.role == "worker"]
+
+
 class Announcer:
     """A background thread that tells of this process for as long as it lives."""
 
@@ -98,7 +103,7 @@ class Announcer:
                 logger.debug("This process can't tell of its models (%s)", type(error).__name__)
             self._changed.wait(BEAT_S)
         try:
-            _withdraw(self.name)
+            withdraw(self.name)
         except redis.RedisError:
             logger.debug("What this process told expires by itself")
 
@@ -117,7 +122,8 @@ def _write(report: ProcessReport, expires_s: float) -> None:
     connection.execute()
 
 
-def _withdraw(name: str) -> None:
+def withdraw(name: str) -> None:
+    """Take back what a process told. Raises `redis.RedisError`."""
     connection = get_redis_connection("default")
     connection.delete(_key(name))
     connection.zrem(_index(), name)

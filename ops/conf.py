@@ -1,6 +1,8 @@
 """Environment variables of operations: keys, limits, logs, the performance store."""
 
-from ops.contracts.env import Kind, Variable, declare
+from collections.abc import Iterator
+
+from ops.contracts.env import Environment, Fault, Kind, Variable, declare, declare_rule, unencrypted
 
 declare(
     Variable(
@@ -49,6 +51,11 @@ declare(
         "Lowest level that is logged.",
         default="INFO",
         choices=("DEBUG", "INFO", "WARNING", "ERROR"),
+        risk=lambda value, stage: (
+            "OPS_LOG_LEVEL is DEBUG in production: the log grows fast and tells more than it should."
+            if stage == "prod" and value == "DEBUG"
+            else None
+        ),
     ),
     Variable(
         "OPS_LOG_FILE",
@@ -107,6 +114,7 @@ declare(
         Kind.URL,
         "Address of an OpenTelemetry collector, Jaeger or Tempo that takes OTLP over HTTP, such as "
         "`http://localhost:4318`; `/v1/traces` is added. The SDK takes that one when only the exporter is set.",
+        risk=unencrypted("OTEL_EXPORTER_OTLP_ENDPOINT"),
     ),
     Variable(
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
@@ -267,3 +275,23 @@ declare(
         )
     ),
 )
+
+
+@declare_rule
+def _of_keys(loaded: Environment) -> Iterator[Fault]:
+    name = "ZENGLOW_ALLOW_ANONYMOUS"
+    if loaded[name] and loaded["ENABLE_API_KEYS"] and loaded.is_set("ENABLE_API_KEYS"):
+        yield Fault("contradictory", name, f"{name} is on, but ENABLE_API_KEYS too: nobody gets in without a key.")
+
+
+@declare_rule
+def _of_traces(loaded: Environment) -> Iterator[Fault]:
+    for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
+        if not loaded.is_set(name):
+            continue
+        if loaded["OTEL_SDK_DISABLED"]:
+            yield Fault("contradictory", name, f"{name} is set, but OTEL_SDK_DISABLED turns traces off.")
+        elif loaded["OTEL_TRACES_EXPORTER"] in {"none", "console"}:
+            exporter = loaded["OTEL_TRACES_EXPORTER"]
+            message = f"{name} is set, but OTEL_TRACES_EXPORTER={exporter} sends nothing there."
+            yield Fault("contradictory", name, message)

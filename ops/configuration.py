@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from django.conf import settings
 
-from ops.contracts.env import Environment, Kind, Variable, declared, unknown_names
-from ops.scrub import hide_secrets
+from ops.contracts.env import Environment, Kind, Variable, broken_rules, declared, unknown_names
+from ops.scrub import REDACTED, hide_secrets, is_secret_name
 
 HIDDEN = "********"
+
+_TELLING_PARAMETER = re.compile(
+    r"(?i)([?&;#][^=&;#\s]*(?:key|token|secret|sig|auth|code|pass|pwd|jwt|credential)[^=&;#\s]*=)[^&;#\s]+"
+)
+"""Parameters of a URL that are passwords by another name: ``?sig=`` of a signed address, ``?key=`` of a web service."""
 
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """Something about the environment that deserves a look. ``level`` is ``error`` where the server could not start."""
+    """Something about the environment that deserves a look. ``level`` is ``error`` where something can't work."""
 
     level: Literal["error", "warning"]
-    code: Literal["invalid", "deprecated", "unknown", "risky"]
+    code: Literal["missing", "invalid", "out_of_bounds", "contradictory", "deprecated", "unknown", "risky"]
     name: str
     message: str
 
@@ -32,20 +39,45 @@ def environment() -> Environment:
 
 
 def shown_value(variable: Variable, loaded: Environment) -> Any:
-    """A value that may be shown: secrets are hidden by declaration, and passwords in URLs wherever they are."""
+    """A value that may be shown.
+
+    Secrets are hidden by declaration; by their name, should somebody forget to declare one; and by what they look like,
+    such as passwords and signatures in URLs, wherever they are.
+    """
     value = loaded[variable.name]
     if value is None:
         return None
     if variable.secret:
         return HIDDEN
     if isinstance(value, tuple):
-        return [hide_secrets(str(part)) for part in value]
-    return hide_secrets(str(value)) if isinstance(value, str | Path) else value
+        return [HIDDEN if is_secret_name(variable.name) else hidden(str(part)) for part in value]
+    if not isinstance(value, str | Path):
+        return value
+    return HIDDEN if value and is_secret_name(variable.name) else hidden(str(value))
+
+
+def hidden(text: str) -> str:
+    """A configured text without what looks like a secret.
+
+    >>> hidden("https://traces.example/find?id=7&sig=c2VjcmV0")
+    'https://traces.example/find?id=7&sig=[redacted]'
+    """
+    text = _without_lone_user(hide_secrets(text))
+    return _TELLING_PARAMETER.sub(rf"\1{REDACTED}", text) if "=" in text else text
+
+
+def _without_lone_user(text: str) -> str:
+    """``https://TOKEN@host`` is a way to send a token; a user name beside a password is not hidden."""
+    try:
+        user = urlsplit(text).netloc.rpartition("@")[0]
+    except ValueError:  # no URL, or a broken one
+        return text
+    return text.replace(f"//{user}@", f"//{REDACTED}@", 1) if user and ":" not in user else text
 
 
 def doubts(loaded: Environment) -> list[Doubt]:
-    """What is missing or wrong, deprecated, misspelt or risky, in this order."""
-    return [*_errors(loaded), *_deprecated(loaded), *_unknown(loaded), *_risky(loaded)]
+    """What is missing or wrong, contradictory, deprecated, misspelt or risky, in this order."""
+    return [*_errors(loaded), *_contradictory(loaded), *_deprecated(loaded), *_unknown(loaded), *_risky(loaded)]
 
 
 def reference_page(variables: Iterable[Variable] | None = None) -> str:
@@ -81,8 +113,13 @@ def example_file(variables: Iterable[Variable] | None = None) -> str:
 
 
 def _errors(loaded: Environment) -> Iterator[Doubt]:
-    for error in loaded.errors:
-        yield Doubt("error", "invalid", error.split(" ", 1)[0], error)
+    for fault in loaded.errors:
+        yield Doubt("error", fault.code, fault.name, hidden(fault.message))
+
+
+def _contradictory(loaded: Environment) -> Iterator[Doubt]:
+    for fault in broken_rules(loaded):
+        yield Doubt("error" if fault.code == "missing" else "warning", fault.code, fault.name, fault.message)
 
 
 def _deprecated(loaded: Environment) -> Iterator[Doubt]:

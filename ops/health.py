@@ -106,8 +106,10 @@ def _start(check: HealthCheck) -> Future[tuple[Report, float]]:
             report = check.ask()
         except Exception as error:
             report = Report(State.FAILED, type(error).__name__)
-        finally:
+        try:
             connections.close_all()
+        except Exception:
+            logger.debug("A connection of the check %s did not close", check.name, exc_info=True)
         future.set_result((report, (time.perf_counter() - started) * 1000))
 
     threading.Thread(target=ask, name=f"health-{check.name}", daemon=True).start()

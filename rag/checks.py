@@ -13,16 +13,14 @@ from django.conf import settings
 from django.core import checks
 from django.core.checks import CheckMessage, Tags, register
 
+from rag.conf import NEEDED_BY_MODE
 from rag.milvus import store
-
-NEEDED = {"supabase_rpc": ("SUPABASE_URL", "SUPABASE_KEY"), "milvus": ("MILVUS_URI",)}
-"""Settings that a mode can't work without."""
 
 
 @register(Tags.compatibility)
 def retrieval_mode_is_configured(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     mode = settings.RAG_RETRIEVAL_MODE
-    missing = [name for name in NEEDED.get(mode, ()) if not getattr(settings, name)]
+    missing = [name for name in NEEDED_BY_MODE.get(mode, ()) if not getattr(settings, name)]
     if missing:
         message = f"RAG_RETRIEVAL_MODE={mode} needs {' and '.join(missing)}."
         return [checks.Error(message, hint="Set what is missing, or another mode.", id="rag.E001")]

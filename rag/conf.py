@@ -1,6 +1,8 @@
 """Environment variables of retrieval."""
 
-from ops.contracts.env import Kind, Variable, declare
+from collections.abc import Iterator
+
+from ops.contracts.env import Environment, Fault, Kind, Variable, declare, declare_rule, unencrypted
 
 declare(
     Variable(
@@ -62,6 +64,7 @@ declare(
         "SUPABASE_URL",
         Kind.URL,
         "Address of the Supabase project, such as https://abc.supabase.co, for RAG_RETRIEVAL_MODE=supabase_rpc.",
+        risk=unencrypted("SUPABASE_URL"),
     ),
     Variable(
         "SUPABASE_KEY",
@@ -250,6 +253,11 @@ declare(
         "What the query log keeps of a query's text.",
         default="scrubbed",
         choices=("scrubbed", "clear", "off"),
+        risk=lambda value, stage: (
+            "RAG_QUERY_LOG is clear: whatever people type, names and numbers included, is kept as it is."
+            if stage != "local" and value == "clear"
+            else None
+        ),
     ),
     Variable(
         "RAG_QUERY_LOG_RETENTION_DAYS",
@@ -265,3 +273,29 @@ declare(
         "Folder with public test collections in BEIR layout, one folder each; tests and training use it when set.",
     ),
 )
+
+NEEDED_BY_MODE = {"supabase_rpc": ("SUPABASE_URL", "SUPABASE_KEY"), "milvus": ("MILVUS_URI",)}
+"""What a retrieval mode can't work without."""
+
+
+@declare_rule
+def _of_the_retrieval_mode(loaded: Environment) -> Iterator[Fault]:
+    in_force = loaded["RAG_RETRIEVAL_MODE"]
+    for mode, names in NEEDED_BY_MODE.items():
+        for name in names:
+            if mode == in_force and not loaded[name]:
+                yield Fault("missing", name, f"{name} is missing: RAG_RETRIEVAL_MODE={mode} can't work without it.")
+            elif mode != in_force and loaded.is_set(name):
+                message = f"{name} is set, but RAG_RETRIEVAL_MODE={in_force} makes no use of it."
+                yield Fault("contradictory", name, message)
+
+
+@declare_rule
+def _of_sizes(loaded: Environment) -> Iterator[Fault]:
+    for smaller, larger in (
+        ("RAG_TOP_K_DEFAULT", "RAG_TOP_K_MAX"),
+        ("RAG_DOCUMENT_MAX_BYTES", "RAG_REQUEST_MAX_BYTES"),
+    ):
+        if loaded[smaller] > loaded[larger]:
+            message = f"{smaller} ({loaded[smaller]}) is more than {larger} ({loaded[larger]}), which wins."
+            yield Fault("contradictory", smaller, message)

@@ -1,8 +1,9 @@
 """Environment variables of the site: where it runs, its stores, its secret."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from ops.contracts.env import Kind, Variable, declare
+from ops.contracts.env import Environment, Fault, Kind, Variable, declare, declare_rule
 
 declare(
     Variable(
@@ -32,6 +33,11 @@ declare(
         Kind.LIST,
         "Host names that the server answers to, besides loopback names.",
         default=(),
+        risk=lambda value, stage: (
+            "ZENGLOW_ALLOWED_HOSTS holds *: whoever sends a false Host header chooses where links lead."
+            if "*" in value
+            else None
+        ),
     ),
     Variable(
         "ZENGLOW_TRUSTED_ORIGINS",
@@ -45,6 +51,11 @@ declare(
         "Serve pages over HTTPS only: secure cookies, redirect to HTTPS, HSTS. Always on with ZENGLOW_TLS_CERTIFICATE.",
         default=False,
         stage_defaults={"prod": True},
+        risk=lambda value, stage: (
+            "ZENGLOW_SECURE_COOKIES is off in production: sessions travel over plain HTTP."
+            if stage == "prod" and not value
+            else None
+        ),
     ),
     Variable(
         "ZENGLOW_TLS_CERTIFICATE",
@@ -146,3 +157,32 @@ declare(
     Variable("ZENGLOW_S3_SECRET_KEY", Kind.STRING, "Secret key of the store.", default="", secret=True),
     Variable("ZENGLOW_S3_PREFIX", Kind.STRING, "Folder in the bucket, when it is shared.", default=""),
 )
+
+
+@declare_rule
+def _of_the_service_profile(loaded: Environment) -> Iterator[Fault]:
+    if loaded["DATABASE_URL"] is None:
+        for name in ("REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD"):
+            if loaded.is_set(name):
+                message = f"{name} means nothing without DATABASE_URL: the embedded profile runs a Redis of its own."
+                yield Fault("contradictory", name, message)
+
+
+@declare_rule
+def _of_tls(loaded: Environment) -> Iterator[Fault]:
+    name = "ZENGLOW_SECURE_COOKIES"
+    if loaded.is_set(name) and not loaded[name] and loaded["ZENGLOW_TLS_CERTIFICATE"] is not None:
+        message = f"{name} is off, but on all the same: the server speaks TLS itself (ZENGLOW_TLS_CERTIFICATE)."
+        yield Fault("contradictory", name, message)
+
+
+@declare_rule
+def _of_the_bucket(loaded: Environment) -> Iterator[Fault]:
+    names = [f"ZENGLOW_S3_{part}" for part in ("ENDPOINT_URL", "REGION", "ACCESS_KEY", "SECRET_KEY", "PREFIX")]
+    if not loaded["ZENGLOW_S3_BUCKET"]:
+        for name in names:
+            if loaded.is_set(name):
+                yield Fault("contradictory", name, f"{name} means nothing without ZENGLOW_S3_BUCKET.")
+    elif bool(loaded["ZENGLOW_S3_ACCESS_KEY"]) != bool(loaded["ZENGLOW_S3_SECRET_KEY"]):
+        lacking = "ZENGLOW_S3_SECRET_KEY" if loaded["ZENGLOW_S3_ACCESS_KEY"] else "ZENGLOW_S3_ACCESS_KEY"
+        yield Fault("missing", lacking, f"{lacking} is missing: the other half of the bucket's keys is set.")

@@ -13,7 +13,7 @@ import models_registry.conf  # noqa: F401
 import ops.conf  # noqa: F401
 import rag.conf  # noqa: F401
 import zenglow_site.conf  # noqa: F401
-from ops.contracts.env import Environment, limit_library_threads, load, warn_of_deprecations
+from ops.contracts.env import Environment, Fault, limit_library_threads, load, warn_of_deprecations
 from ops.proxies import trusted_networks
 from zenglow_site.database import database_parameters
 
@@ -71,34 +71,40 @@ def limits_enabled(loaded: Environment) -> bool:
     return bool(is_reachable(loaded) if explicit is None else explicit)
 
 
-def _faults(loaded: Environment) -> Iterator[str]:
+def _faults(loaded: Environment) -> Iterator[Fault]:
     """What no variable says by itself."""
     url, secret = loaded["DATABASE_URL"], loaded["ZENGLOW_SECRET_KEY"]
     for entry in loaded["OPS_TRUSTED_PROXIES"]:
         try:
             trusted_networks((entry,))
         except ValueError:
-            yield f"OPS_TRUSTED_PROXIES holds {entry!r}, which is no address and no network such as 10.0.0.0/8."
+            message = f"OPS_TRUSTED_PROXIES holds {entry!r}, which is no address and no network such as 10.0.0.0/8."
+            yield Fault("invalid", "OPS_TRUSTED_PROXIES", message)
     if url is not None:
         try:
             database_parameters(url)
         except ValueError as error:
-            yield f"DATABASE_URL {error}"
+            yield Fault("invalid", "DATABASE_URL", f"DATABASE_URL {error}")
     for name in ("ZENGLOW_TLS_CERTIFICATE", "ZENGLOW_TLS_KEY", "ZENGLOW_TLS_CLIENT_CA"):
         if loaded[name] is not None and not os.access(loaded[name], os.R_OK):
-            yield f"{name} is {loaded[name]}, which is no file that can be read."
+            yield Fault("invalid", name, f"{name} is {loaded[name]}, which is no file that can be read.")
         if loaded[name] is not None and loaded["ZENGLOW_TLS_CERTIFICATE"] is None:
-            yield f"{name} means nothing without ZENGLOW_TLS_CERTIFICATE."
+            yield Fault("contradictory", name, f"{name} means nothing without ZENGLOW_TLS_CERTIFICATE.")
     password = loaded["OPS_METRICS_PASSWORD"]
     if password is not None and len(password) < METRICS_PASSWORD_CHARACTERS:
-        yield f"OPS_METRICS_PASSWORD is too short: it needs {METRICS_PASSWORD_CHARACTERS} characters or more."
+        message = f"OPS_METRICS_PASSWORD is too short: it needs {METRICS_PASSWORD_CHARACTERS} characters or more."
+        yield Fault("out_of_bounds", "OPS_METRICS_PASSWORD", message)
     if secret is not None and len(secret) < SECRET_KEY_CHARACTERS:
-        yield (
+        yield Fault(
+            "out_of_bounds",
+            "ZENGLOW_SECRET_KEY",
             f"ZENGLOW_SECRET_KEY is too short: it needs {SECRET_KEY_CHARACTERS} characters or more. "
-            """Make one with: python3 -c "import secrets; print(secrets.token_urlsafe(64))\""""
+            """Make one with: python3 -c "import secrets; print(secrets.token_urlsafe(64))\"""",
         )
     if loaded["ENABLE_API_KEYS"] is False and is_reachable(loaded) and not loaded["ZENGLOW_ALLOW_ANONYMOUS"]:
-        yield (
+        yield Fault(
+            "contradictory",
+            "ENABLE_API_KEYS",
             "ENABLE_API_KEYS is off while the server can be reached from elsewhere. "
-            "Turn it on, or set ZENGLOW_ALLOW_ANONYMOUS=1 if the network is closed."
+            "Turn it on, or set ZENGLOW_ALLOW_ANONYMOUS=1 if the network is closed.",
         )

@@ -26,10 +26,10 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.db import transaction
 from django.db.models import F, Q
 from django.utils import timezone
-from environ import Env
 
 from ops import outgoing
 from ops.alerting.validation import addresses
+from ops.contracts.env import mail_settings
 from ops.contracts.metrics import declare_counter
 from ops.models import AlertChannel, AlertDelivery, AlertEvent, AlertSeverity, ChannelKind
 
@@ -233,7 +233,7 @@ def _send_mail(channel: AlertChannel, message: Mapping[str, Any]) -> None:
     url = settings.OPS_EMAIL_URL
     if not url:
         raise DeliveryError("Set OPS_EMAIL_URL to send mail.")
-    server = Env.email_url_config(url)
+    server = mail_settings(url)
     lines = [
         message["message"],
         "",

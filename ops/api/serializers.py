@@ -153,7 +153,9 @@ class EnvironmentSerializer(serializers.Serializer[Any]):
 
 class DoubtSerializer(serializers.Serializer[Any]):
     level = serializers.ChoiceField(choices=["error", "warning"])
-    code = serializers.ChoiceField(choices=["invalid", "deprecated", "unknown", "risky"])
+    code = serializers.ChoiceField(
+        choices=["missing", "invalid", "out_of_bounds", "contradictory", "deprecated", "unknown", "risky"]
+    )
     name = serializers.CharField()
     message = serializers.CharField()
 

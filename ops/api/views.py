@@ -116,7 +116,7 @@ class EnvironmentView(APIView):
 
 
 class ValidationView(APIView):
-    """What is missing, misspelt, deprecated or risky in the environment."""
+    """What is missing, out of bounds, contradictory, deprecated, misspelt or risky in the environment."""
 
     required_scopes = {"GET": Scope.OPS_READ}
 

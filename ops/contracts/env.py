@@ -12,11 +12,11 @@ import difflib
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import environ
@@ -24,6 +24,14 @@ import environ
 
 class ConfigurationError(Exception):
     """The environment can't be used. The message lists every fault, one a line, each with its fix."""
+
+    def __init__(self, message: str, environment: Environment | None = None) -> None:
+        super().__init__(message)
+        self.environment = environment
+
+
+class OutOfBoundsError(ValueError):
+    """A number below the least or above the most that is allowed."""
 
 
 class Kind(Enum):
@@ -92,6 +100,18 @@ class Variable:
 
 
 @dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with the variable ``name``. ``message`` begins with it, and holds no secret."""
+
+    code: Literal["missing", "invalid", "out_of_bounds", "contradictory"]
+    name: str
+    message: str
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True, slots=True)
 class Value:
     """A variable's value and where it came from."""
 
@@ -105,7 +125,7 @@ class Environment:
 
     stage: str
     values: Mapping[str, Value]
-    errors: tuple[str, ...]
+    errors: tuple[Fault, ...]
     deprecations: tuple[str, ...]
     names: frozenset[str] = frozenset()
     """The names of everything that was set, ours or not."""
@@ -116,14 +136,22 @@ class Environment:
     def origin(self, name: str) -> str:
         return self.values[name].origin
 
+    def is_set(self, name: str) -> bool:
+        """Whether somebody gave the variable a value, whatever it is."""
+        return not self.origin(name).startswith("default")
+
     def raise_for_errors(self) -> None:
         """Raise one `ConfigurationError` that names every fault at once."""
         if self.errors:
             lines = "\n".join(f"  - {error}" for error in self.errors)
-            raise ConfigurationError(f"The environment is not usable ({len(self.errors)} to fix):\n{lines}")
+            raise ConfigurationError(f"The environment is not usable ({len(self.errors)} to fix):\n{lines}", self)
 
+
+Rule = Callable[[Environment], Iterable[Fault]]
+"""Says what is wrong between variables that are each fine by themselves."""
 
 _declared: dict[str, Variable] = {}
+_rules: list[Rule] = []
 
 
 def declare(*variables: Variable) -> None:
@@ -131,6 +159,30 @@ def declare(*variables: Variable) -> None:
     for variable in variables:
         if _declared.setdefault(variable.name, variable) != variable:
             raise ValueError(f"{variable.name} is declared twice")
+
+
+def declare_rule(rule: Rule) -> Rule:
+    """Add a rule over several variables; to be used as a decorator."""
+    _rules.append(rule)
+    return rule
+
+
+def broken_rules(loaded: Environment) -> Iterator[Fault]:
+    """What the declared rules find, in the order of their declaration."""
+    for rule in _rules:
+        yield from rule(loaded)
+
+
+def unencrypted(name: str) -> Callable[[Any, str], str | None]:
+    """A `Variable.risk`: secrets go to another machine in the clear."""
+
+    def risk(value: Any, stage: str) -> str | None:
+        parts = urlsplit(value or "")
+        if parts.scheme != "http" or parts.hostname in {"localhost", "127.0.0.1", "::1"}:
+            return None
+        return f"{name} begins with http:// and leads to another machine: what is sent there can be read on the way."
+
+    return risk
 
 
 def declared() -> tuple[Variable, ...]:
@@ -145,9 +197,9 @@ def parse(variable: Variable, text: str) -> Any:
         raise ValueError(f"must be one of {', '.join(variable.choices)}, not '{value}'")
     if isinstance(value, int | float) and not isinstance(value, bool):
         if variable.minimum is not None and value < variable.minimum:
-            raise ValueError(f"must be at least {variable.minimum:g}, not {value}")
+            raise OutOfBoundsError(f"must be at least {variable.minimum:g}, not {value}")
         if variable.maximum is not None and value > variable.maximum:
-            raise ValueError(f"must be at most {variable.maximum:g}, not {value}")
+            raise OutOfBoundsError(f"must be at most {variable.maximum:g}, not {value}")
     return value
 
 
@@ -170,7 +222,7 @@ def load(
     raw = {name: (text, origin) for name, (text, origin) in raw.items() if text.strip()}
 
     stage = raw.get("ZENGLOW_ENV", (Stage.LOCAL.value, ""))[0].strip()
-    errors: list[str] = []
+    errors: list[Fault] = []
     deprecations: list[str] = []
     deprecations += [
         f"{name} is deprecated and no longer means anything: remove it."
@@ -183,7 +235,8 @@ def load(
     for variable in chosen:
         condition = variable.required_when
         if condition and values[condition].value is not None and not _accepted_names([variable]) & raw.keys():
-            errors.append(f"{variable.name} is missing: it is required when {condition} is set. {variable.help}")
+            message = f"{variable.name} is missing: it is required when {condition} is set. {variable.help}"
+            errors.append(Fault("missing", variable.name, message))
     return Environment(
         stage=stage,
         values=values,
@@ -221,11 +274,22 @@ def hand_over(environment: Environment, prefix: str) -> None:
             os.environ[name] = ",".join(map(str, found.value)) if isinstance(found.value, tuple) else value
 
 
+def handed_over(name: str) -> str | None:
+    """What a library that reads the process environment itself finds there now, whoever put it in."""
+    return os.environ.get(name)
+
+
+def mail_settings(url: str) -> dict[str, Any]:
+    """Django's e-mail settings (``EMAIL_HOST`` and so on) of a URL such as ``smtp+tls://user:password@host:587``."""
+    found: dict[str, Any] = environ.Env.email_url_config(url)
+    return found
+
+
 def _resolve(
     variable: Variable,
     raw: Mapping[str, tuple[str, str]],
     stage: str,
-    errors: list[str],
+    errors: list[Fault],
     deprecations: list[str],
 ) -> Value:
     default = Value(
@@ -243,12 +307,14 @@ def _resolve(
     if variable.secret and f"{variable.name}_FILE" in raw:
         path = Path(raw[f"{variable.name}_FILE"][0].strip())
         if found is not None:
-            errors.append(f"{variable.name} and {variable.name}_FILE are both set: keep one of them.")
+            message = f"{variable.name} and {variable.name}_FILE are both set: keep one of them."
+            errors.append(Fault("contradictory", variable.name, message))
             return default
         try:
             found = (path.read_text(encoding="utf-8").strip(), "file")
         except (OSError, UnicodeDecodeError) as error:
-            errors.append(f"{variable.name}_FILE points to {path}, which can't be read: {type(error).__name__}.")
+            message = f"{variable.name}_FILE points to {path}, which can't be read: {type(error).__name__}."
+            errors.append(Fault("invalid", variable.name, message))
             return default
     if found is None:
         return default
@@ -257,7 +323,9 @@ def _resolve(
         return Value(parse(variable, text), origin)
     except ValueError as error:
         fault = "is not valid" if variable.secret else str(error)
-        errors.append(f"{variable.name} {fault}. {variable.help}")
+        is_out = isinstance(error, OutOfBoundsError)
+        message = f"{variable.name} {fault}. {variable.help}"
+        errors.append(Fault("out_of_bounds" if is_out else "invalid", variable.name, message))
         return default
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -47,3 +47,16 @@ def register_health_check(name: str, ask: Callable[[], Report], *, critical: boo
 def health_checks() -> tuple[HealthCheck, ...]:
     """Every registered check, sorted by name."""
     return tuple(_checks[name] for name in sorted(_checks))
+
+
+_signs_of_life: list[Callable[[], Collection[str]]] = []
+
+
+def register_sign_of_life(look: Callable[[], Collection[str]]) -> None:
+    """``look`` names the worker processes that gave a sign of life lately, as ``host:pid``. It may raise."""
+    _signs_of_life.append(look)
+
+
+def signs_of_life() -> frozenset[str]:
+    """The worker processes that gave one lately, by whatever was registered."""
+    return frozenset(name for look in _signs_of_life for name in look())

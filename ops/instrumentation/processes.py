@@ -8,7 +8,6 @@ reading exclude each other by a lock, so that nothing is counted twice or left o
 from __future__ import annotations
 
 import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from ops.contracts.env import handed_over
 from ops.contracts.metrics import SHARED_FOLDER_VARIABLE, ScrapedMetrics, started_at_ticks
 
 ENDED = "ended"
@@ -30,7 +30,7 @@ _merge: Any = MultiProcessCollector.merge
 
 def shared_folder() -> Path | None:
     """The folder with the counts of all processes; ``None`` while this process counts for itself."""
-    folder = os.environ.get(SHARED_FOLDER_VARIABLE)
+    folder = handed_over(SHARED_FOLDER_VARIABLE)
     return Path(folder) if folder else None
 
 

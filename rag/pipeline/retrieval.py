@@ -150,4 +150,6 @@ def _note(degrade: Degrade, mode: str, leg: str, fault: RetrievalError) -> None:
 
 def check_retrieval() -> Report:
     """For ``/health/ready``: whether the mode in force can be used."""
-    return retriever_for(settings.RAG_RETRIEVAL_MODE).check()
+    mode = settings.RAG_RETRIEVAL_MODE
+    report = retriever_for(mode).check()
+    return Report(report.state, f"{mode}: {report.detail}" if report.detail else mode)

@@ -62,7 +62,7 @@ class TestLoading:
         ("text", "fault"), [("0", "at least 1"), ("10", "at most 9"), ("1.5", "whole number"), ("1e3", "whole number")]
     )
     def test_it_says_what_is_accepted(self, text: str, fault: str) -> None:
-        assert fault in loaded(RAG_NUMBER=text).errors[0]
+        assert fault in str(loaded(RAG_NUMBER=text).errors[0])
 
     def test_it_never_repeats_a_secret(self) -> None:
         assert "hunter2" not in str(loaded(STORE_URL="hunter2", STORE_HOST="h").errors)
@@ -71,8 +71,8 @@ class TestLoading:
         file = tmp_path / "secret"
         file.write_text("hunter2\n")
         assert loaded(OPS_SECRET_FILE=str(file))["OPS_SECRET"] == "hunter2"
-        assert "both set" in loaded(OPS_SECRET_FILE=str(file), OPS_SECRET="x").errors[0]
-        assert "can't be read" in loaded(OPS_SECRET_FILE=str(tmp_path / "none")).errors[0]
+        assert "both set" in loaded(OPS_SECRET_FILE=str(file), OPS_SECRET="x").errors[0].message
+        assert "can't be read" in loaded(OPS_SECRET_FILE=str(tmp_path / "none")).errors[0].message
 
     def test_it_reads_an_old_name_and_says_so(self) -> None:
         found = loaded(FUSION_X="0.7")
@@ -114,6 +114,7 @@ class TestUnknownNames:
 @pytest.fixture
 def declarations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(configuration, "declared", lambda: ALL)
+    monkeypatch.setattr(configuration, "broken_rules", lambda loaded: ())
 
 
 @pytest.mark.usefixtures("declarations")
@@ -125,17 +126,122 @@ class TestShowing:
         assert configuration.shown_value(plain, found) == "amqp://me:[redacted]@mq"
         assert configuration.shown_value(SECRET, load({}, variables=(SECRET,))) is None
 
+    def test_it_hides_what_is_named_like_a_secret_though_not_declared_as_one(self) -> None:
+        for name in ("OPS_API_TOKEN", "ZENGLOW_S3_ACCESS_KEY"):
+            forgotten = Variable(name, Kind.STRING, "")
+            found = load({name: "hunter2"}, variables=(forgotten,))
+            assert configuration.shown_value(forgotten, found) == configuration.HIDDEN
+        tokens = Variable("OPS_TOKEN", Kind.LIST, "")
+        found = load({"OPS_TOKEN": "hunter2,hunter3"}, variables=(tokens,))
+        assert configuration.shown_value(tokens, found) == [configuration.HIDDEN] * 2
+
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [
+            ("https://hunter2@host/x", "https://[redacted]@host/x"),
+            ("https://me:hunter2@host/x", "https://me:[redacted]@host/x"),
+            ("https://host/?sig=hunter2&x=1", "https://host/?sig=[redacted]&x=1"),
+            ("https://host/?x=1&key=hunter2", "https://host/?x=1&key=[redacted]"),
+            ("https://host/?x-api-key=hunter2#access_token=hunter2", None),
+            ("postgres://me:hunter2@db/x?sslpassword=hunter2", None),
+            ("redis://:hunter2@h:6379/0", None),
+            ("http://[hunter", "http://[hunter"),
+            ("https://jaeger.example/search?tags=request_id:{request_id}", None),
+            ("deployment.environment.name=prod", "deployment.environment.name=prod"),
+        ],
+    )
+    def test_it_shows_no_secret_in_a_url(self, text: str, shown: str | None) -> None:
+        plain = Variable("OPS_PLAIN", Kind.STRING, "")
+        found = configuration.shown_value(plain, load({"OPS_PLAIN": text}, variables=(plain,)))
+        assert "hunter2" not in found
+        assert shown is None or found == shown
+        assert "hunter2" in text or found == text
+
     def test_it_lists_every_kind_of_doubt(self) -> None:
         found = loaded(RAG_NUMBER="99", FUSION_X="1", OPS_SWICH="1", OPS_RISKY="yes")
         doubts = configuration.doubts(found)
         assert [(doubt.level, doubt.code, doubt.name) for doubt in doubts] == [
-            ("error", "invalid", "RAG_NUMBER"),
+            ("error", "out_of_bounds", "RAG_NUMBER"),
             ("warning", "deprecated", "FUSION_X"),
             ("warning", "unknown", "OPS_SWICH"),
             ("warning", "risky", "OPS_RISKY"),
         ]
         assert "Did you mean OPS_SWITCH?" in doubts[2].message
         assert doubts[3].message == "risky in local"
+
+
+def real_doubts(**names: str) -> list[tuple[str, str, str]]:
+    found = configuration.doubts(load(names, variables=declared()))
+    return [(doubt.level, doubt.code, doubt.name) for doubt in found]
+
+
+class TestDoubtsAboutTheRealVariables:
+    @pytest.mark.parametrize(
+        ("names", "told"),
+        [
+            (
+                {"DATABASE_URL": "postgres://x/y", "REDIS_PORT": "1", "ZENGLOW_SECRET_KEY": "x" * 60},
+                ("error", "missing", "REDIS_HOST"),
+            ),
+            ({"RAG_RETRIEVAL_MODE": "milvus"}, ("error", "missing", "MILVUS_URI")),
+            (
+                {"ZENGLOW_S3_BUCKET": "b", "ZENGLOW_S3_ACCESS_KEY": "a"},
+                ("error", "missing", "ZENGLOW_S3_SECRET_KEY"),
+            ),
+            ({"RAG_TOP_K_MAX": "1001"}, ("error", "out_of_bounds", "RAG_TOP_K_MAX")),
+            ({"RAG_TOP_K_MAX": "many"}, ("error", "invalid", "RAG_TOP_K_MAX")),
+            ({"REDIS_HOST": "cache"}, ("warning", "contradictory", "REDIS_HOST")),
+            ({"MILVUS_URI": "http://m:1"}, ("warning", "contradictory", "MILVUS_URI")),
+            ({"ZENGLOW_S3_REGION": "eu"}, ("warning", "contradictory", "ZENGLOW_S3_REGION")),
+            (
+                {"ZENGLOW_TLS_CERTIFICATE": "/c", "ZENGLOW_TLS_KEY": "/k", "ZENGLOW_SECURE_COOKIES": "off"},
+                ("warning", "contradictory", "ZENGLOW_SECURE_COOKIES"),
+            ),
+            (
+                {"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"},
+                ("warning", "contradictory", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+            ),
+            (
+                {"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"},
+                ("warning", "contradictory", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+            ),
+            (
+                {"RAG_TOP_K_DEFAULT": "200", "RAG_TOP_K_MAX": "100"},
+                ("warning", "contradictory", "RAG_TOP_K_DEFAULT"),
+            ),
+            ({"RAG_TOP_K": "20"}, ("warning", "deprecated", "RAG_TOP_K")),
+            ({"SUPABASE_URI": "http://x"}, ("warning", "unknown", "SUPABASE_URI")),
+            (
+                {"ZENGLOW_ENV": "prod", "ZENGLOW_SECURE_COOKIES": "off"},
+                ("warning", "risky", "ZENGLOW_SECURE_COOKIES"),
+            ),
+            ({"ZENGLOW_ENV": "prod", "OPS_LOG_LEVEL": "DEBUG"}, ("warning", "risky", "OPS_LOG_LEVEL")),
+            ({"ZENGLOW_ENV": "staging", "RAG_QUERY_LOG": "clear"}, ("warning", "risky", "RAG_QUERY_LOG")),
+            ({"ZENGLOW_ALLOWED_HOSTS": "a,*"}, ("warning", "risky", "ZENGLOW_ALLOWED_HOSTS")),
+            (
+                {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"},
+                ("warning", "risky", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+            ),
+        ],
+    )
+    def test_it_tells_exactly_this(self, names: dict[str, str], told: tuple[str, str, str]) -> None:
+        assert real_doubts(**names) == [told]
+
+    def test_it_tells_of_keys_that_are_both_needed_and_not(self) -> None:
+        name = "ZENGLOW_ALLOW_ANONYMOUS"
+        found = real_doubts(ENABLE_API_KEYS="on", ZENGLOW_ALLOW_ANONYMOUS="on")
+        assert found == [("warning", "contradictory", name), ("warning", "risky", name)]
+
+    def test_it_has_none_about_a_sound_production(self) -> None:
+        names = {"DATABASE_URL": "postgres://x/y", "REDIS_HOST": "r", "REDIS_PORT": "6379"}
+        secret = {"ZENGLOW_SECRET_KEY": "x" * 60, "ZENGLOW_ALLOWED_HOSTS": "zenglow.example", "ZENGLOW_ENV": "prod"}
+        assert real_doubts(**names, **secret) == []
+
+    def test_it_repeats_no_password_that_was_put_into_the_wrong_variable(self) -> None:
+        found = load({"REDIS_PORT": "redis://:hunter2@h:6379"}, variables=declared())
+        messages = [doubt.message for doubt in configuration.doubts(found)]
+        assert any("REDIS_PORT" in message for message in messages)
+        assert "hunter2" not in str(messages)
 
 
 class TestCommand:

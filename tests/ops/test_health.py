@@ -1,21 +1,31 @@
 from __future__ import annotations
 
+import os
+import re
+import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
-import psycopg
 import pytest
 from django.db import connection
 from django.test import Client
+from kombu.exceptions import OperationalError
 from pytest_django.fixtures import Settings
 
+from models_registry import processes
+from models_registry.processes import ProcessReport
 from ops import health_checks
 from ops.api import views
 from ops.contracts.health import HealthCheck, Report, State
 from ops.contracts.principal import Scope
 from ops.health import HealthMonitor
+from ops.queues import Queue
 from tests.patience import PATIENCE_S, eventually
+from tests.serving import free_port
 
 WELL = HealthCheck("well", lambda: Report(State.OK, "fine"), critical=True)
 
@@ -101,19 +111,71 @@ class TestChecks:
         port = connection.settings_dict["PORT"]
         connection.settings_dict["PORT"] = "1"
         try:
-            with pytest.raises(psycopg.OperationalError):
-                health_checks.check_postgresql()
+            report = health_checks.check_postgresql()
         finally:
             connection.settings_dict["PORT"] = port
+        assert report.state is State.FAILED
+        assert "can't be reached (OperationalError)" in report.detail
+
+    def test_an_old_pgvector_degrades(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(health_checks, "PGVECTOR_AT_LEAST", (99, 0))
+        report = health_checks.check_postgresql()
+        assert report.state is State.DEGRADED
+        assert "ALTER EXTENSION vector UPDATE" in report.detail
 
     def test_redis_answers(self) -> None:
-        assert health_checks.check_redis().state is State.OK
+        report = health_checks.check_redis()
+        assert report.state is State.OK
+        assert re.fullmatch(r"Redis \d+\.\d+\.\d+", report.detail)
+
+    def test_a_lost_redis_says_what_it_costs(self, settings: Settings) -> None:
+        location = f"redis://127.0.0.1:{free_port()}/0"
+        settings.CACHES = {"default": {**settings.CACHES["default"], "LOCATION": location}}
+        report = health_checks.check_redis()
+        assert report.state is State.FAILED
+        assert "nothing is cached" in report.detail
+
+    def test_the_broker_tells_what_waits(self) -> None:
+        assert health_checks.check_broker().state is State.OK
+
+    def test_a_lost_broker_is_told_apart_from_missing_workers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def lost() -> list[Queue]:
+            raise OperationalError
+
+        monkeypatch.setattr(health_checks, "queues", lost)
+        for check in (health_checks.check_broker, health_checks.check_workers):
+            report = check()
+            assert report.state is State.FAILED
+            assert report.detail.startswith("The broker can't be reached (OperationalError)")
 
     def test_a_missing_worker_degrades(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(health_checks, "WORKER_PATIENCE_S", 0.05)
         report = health_checks.check_workers()
         assert report.state is State.DEGRADED
         assert "No worker" in report.detail
+
+    def test_a_worker_too_busy_to_answer_is_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(health_checks, "WORKER_PATIENCE_S", 0.05)
+        announcer = processes.Announcer("worker")
+        announcer.tell()
+        try:
+            report = health_checks.check_workers()
+            assert report.state is State.OK
+            assert f"{socket.gethostname()}:{os.getpid()}" in report.detail
+        finally:
+            processes.withdraw(announcer.name)
+        assert health_checks.check_workers().state is State.DEGRADED
+
+    def test_what_a_dead_worker_said_is_not_believed(self) -> None:
+        gone = subprocess.Popen([sys.executable, "-c", ""])
+        gone.wait()
+        name = f"worker {socket.gethostname()}:{gone.pid}"
+        processes._write(ProcessReport(name, "worker", time.time(), ()), processes.EXPIRES_S)
+        try:
+            assert name.removeprefix("worker ") in processes.workers()
+            assert health_checks.workers_alive() == []
+        finally:
+            processes.withdraw(name)
 
     @pytest.mark.parametrize(
         ("free", "state"), [(10 * 1024**3, State.OK), (1024**3, State.DEGRADED), (1024**2, State.FAILED)]

@@ -44,6 +44,16 @@ def manage(variables: Mapping[str, str], *arguments: str, flags: tuple[str, ...]
     return finished.returncode, finished.stdout, finished.stderr
 
 
+class TestCheckOfAnUnusableEnvironment:
+    def test_it_tells_errors_and_warnings_together(self, tmp_path: Path) -> None:
+        variables = {"RAG_TOP_K_MAX": "3", "RAG_TOPK_DEFAULT": "5", "ZENGLOW_DATA_DIR": str(tmp_path)}
+        code, _, stderr = manage(variables, "config", "check")
+        assert code == 2
+        assert "RAG_TOP_K_MAX must be at least 100" in stderr
+        assert "Did you mean RAG_TOP_K_DEFAULT?" in stderr
+        assert stderr.count("RAG_TOP_K_MAX") == 1
+
+
 class TestProfiles:
     def test_it_is_embedded_and_closed_when_nothing_is_set(self) -> None:
         loaded = environment()

@@ -20,7 +20,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True, metavar="check|show|docs")
-        check = actions.add_parser("check", help="Say what is missing, misspelt, deprecated or risky.")
+        check = actions.add_parser("check", help="Say what is missing, contradictory, misspelt, deprecated or risky.")
         check.add_argument("--strict", action="store_true", help="Fail on warnings too.")
         show = actions.add_parser("show", help="List every variable with its value and origin; secrets are hidden.")
         show.add_argument("--json", action="store_true", help="As JSON.")
