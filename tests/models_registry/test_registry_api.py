@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.test import Client
@@ -117,18 +118,24 @@ def test_health_follows_a_model_through_its_life(api: Client, make_version: Make
     version = make_version()
     deployments.activate(Slot.LTR, version, by=SYSTEM)
 
-    def state() -> dict[str, object]:
+    def entry() -> dict[str, Any]:
         answer = api.get("/health/models").json()
-        assert answer["process_id"] == os.getpid()
-        [entry] = answer["models"]
-        return {key: entry[key] for key in ("model", "slots", "state", "error")}
+        assert answer["process"].endswith(f":{os.getpid()}")
+        [one] = answer["models"]
+        assert (one["model"], one["slots"]) == ("ranker@1", ["ltr"])
+        return dict(one)
 
-    expected = {"model": "ranker@1", "slots": ["ltr"], "error": None}
+    def state() -> dict[str, object]:
+        one = entry()
+        errors = [process["error"] for process in one["processes"]]
+        return {"state": one["state"], "error": next(iter(errors), None)}
+
+    expected: dict[str, object] = {"error": None}
     assert state() == expected | {"state": "unloaded"}
     with loading.loading("ranker@1"):
         assert state() == expected | {"state": "loading"}
     assert state() == expected | {"state": "ready"}
-    assert api.get("/health/models").json()["models"][0]["load_time_ms"] >= 0
+    assert entry()["processes"][0]["load_time_ms"] >= 0
     with pytest.raises(MemoryError), loading.loading("ranker@1"):
         raise MemoryError("too large")
     assert state() == expected | {"state": "failed", "error": "MemoryError: too large"}
