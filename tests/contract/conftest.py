@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import schemathesis
 from celery import current_app
 from django.db import connection
 from pytest_django import DjangoDbBlocker
@@ -30,6 +31,9 @@ from tests.serving import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 POLL_S = 0.05
+
+# An archive is bytes to those who try the contract.
+schemathesis.serializer.alias("application/zip", "application/octet-stream")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from rag.milvus.service import deliver_now
 from rag.models import Collection, Document, EmbeddingSpace
 from rag.pipeline.database import hot_cursor
 from rag.pipeline.eligible import Eligibility
-from rag.pipeline.lexical import read_query
+from rag.pipeline.lexical import read_words
 from rag.pipeline.retrieval import check_retrieval, retrieve
 from rag.pipeline.types import Float32Array
 from tests.rag.pipeline.support import put, remove, snapshot_of, unit_vectors
@@ -47,11 +47,9 @@ class Searcher:
         if self.mode == "milvus":
             deliver_now()
         degraded: dict[str, str] = {}
-        with hot_cursor() as cursor:
-            terms = read_query(cursor, snapshot, words)
-            dense, lexical = retrieve(
-                cursor, snapshot, Eligibility(groups, filters or {}), query_embedding, terms, degraded.setdefault
-            )
+        eligibility = Eligibility(groups, filters or {})
+        with hot_cursor() as cursor, read_words(cursor, snapshot, eligibility, words) as said:
+            _, dense, lexical = retrieve(cursor, snapshot, eligibility, query_embedding, said, degraded.setdefault)
         assert degraded == {}
         return dense.tolist(), lexical.tolist()
 
