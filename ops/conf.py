@@ -189,6 +189,43 @@ declare(
     ),
 )
 
+# Secrets that a vault keeps.
+declare(
+    Variable(
+        "VAULT_ADDR",
+        Kind.URL,
+        "Address of a HashiCorp Vault or OpenBao that holds SUPABASE_KEY, such as https://vault.example:8200.",
+        risk=unencrypted("VAULT_ADDR"),
+    ),
+    Variable(
+        "VAULT_TOKEN",
+        Kind.STRING,
+        "Token that may read the secret, and nothing else.",
+        secret=True,
+        required_when="VAULT_ADDR",
+    ),
+    Variable("VAULT_NAMESPACE", Kind.STRING, "Namespace in Vault Enterprise."),
+    Variable("VAULT_KV_MOUNT", Kind.STRING, "Mount of the KV store, version 2.", default="secret"),
+    Variable("VAULT_KV_PATH", Kind.STRING, "Path of the secret in it.", default="zenglow"),
+    Variable("VAULT_KV_FIELD", Kind.STRING, "Field of the secret.", default="SUPABASE_KEY"),
+    Variable(
+        "VAULT_TIMEOUT_S",
+        Kind.FLOAT,
+        "Longest wait for Vault, in seconds.",
+        default=3,
+        minimum=0.1,
+        maximum=60,
+    ),
+    Variable(
+        "VAULT_REFRESH_S",
+        Kind.FLOAT,
+        "How often the secret is read again, in seconds; one that can't be read stays in use.",
+        default=300,
+        minimum=1,
+        maximum=86_400,
+    ),
+)
+
 # Alerts.
 declare(
     Variable(

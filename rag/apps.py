@@ -17,7 +17,7 @@ class RagConfig(AppConfig):
         from models_registry.space_builds import register_space_builder
         from models_registry.tuning import register_evaluator, register_preview
         from ops.contracts.health import register_health_check
-        from rag import checks, spaces  # noqa: F401  (checks registers the system checks)
+        from rag import checks, spaces, supabase_key  # noqa: F401  (checks registers the system checks)
         from rag.ann.past import indexes_at
         from rag.diagnoses import register_diagnoses
         from rag.evaluation.weights import JudgedEvaluator
@@ -48,6 +48,7 @@ class RagConfig(AppConfig):
         register_diagnoses()
         register_health_check("models", check_live_models, critical=True)
         register_health_check("retrieval", check_retrieval, critical=False)
+        supabase_key.register()
         export_open_runs()
         if settings.RAG_RETRIEVAL_MODE == outbox.MODE:
             outbox.export_metrics()

@@ -13,6 +13,7 @@ from django.conf import settings
 from django.core import checks
 from django.core.checks import CheckMessage, Tags, register
 
+from rag import supabase_key
 from rag.conf import NEEDED_BY_MODE
 from rag.milvus import store
 
@@ -20,7 +21,11 @@ from rag.milvus import store
 @register(Tags.compatibility)
 def retrieval_mode_is_configured(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     mode = settings.RAG_RETRIEVAL_MODE
-    missing = [name for name in NEEDED_BY_MODE.get(mode, ()) if not getattr(settings, name)]
+    missing = [
+        name
+        for name in NEEDED_BY_MODE.get(mode, ())
+        if not (supabase_key.is_available() if name == supabase_key.NAME else getattr(settings, name))
+    ]
     if missing:
         message = f"RAG_RETRIEVAL_MODE={mode} needs {' and '.join(missing)}."
         return [checks.Error(message, hint="Set what is missing, or another mode.", id="rag.E001")]

@@ -71,7 +71,12 @@ declare(
         Kind.STRING,
         "Service key of the Supabase project: it may call match_documents, which the anonymous key may not.",
         secret=True,
-        required_when="SUPABASE_URL",
+    ),
+    Variable(
+        "SUPABASE_VAULT_SECRET",
+        Kind.STRING,
+        "Name of the secret in Supabase Vault (the view vault.decrypted_secrets of the database) that holds "
+        "SUPABASE_KEY, when neither the environment nor VAULT_ADDR has it.",
     ),
     Variable(
         "MILVUS_URI",
@@ -277,13 +282,17 @@ declare(
 NEEDED_BY_MODE = {"supabase_rpc": ("SUPABASE_URL", "SUPABASE_KEY"), "milvus": ("MILVUS_URI",)}
 """What a retrieval mode can't work without."""
 
+VAULTS = ("VAULT_ADDR", "SUPABASE_VAULT_SECRET")
+"""Each names a vault that may hold SUPABASE_KEY; the first that is set is asked."""
+
 
 @declare_rule
 def _of_the_retrieval_mode(loaded: Environment) -> Iterator[Fault]:
     in_force = loaded["RAG_RETRIEVAL_MODE"]
     for mode, names in NEEDED_BY_MODE.items():
         for name in names:
-            if mode == in_force and not loaded[name]:
+            is_in_vault = name == "SUPABASE_KEY" and any(loaded[vault] for vault in VAULTS)
+            if mode == in_force and not loaded[name] and not is_in_vault:
                 yield Fault("missing", name, f"{name} is missing: RAG_RETRIEVAL_MODE={mode} can't work without it.")
             elif mode != in_force and loaded.is_set(name):
                 message = f"{name} is set, but RAG_RETRIEVAL_MODE={in_force} makes no use of it."
@@ -299,3 +308,10 @@ def _of_sizes(loaded: Environment) -> Iterator[Fault]:
         if loaded[smaller] > loaded[larger]:
             message = f"{smaller} ({loaded[smaller]}) is more than {larger} ({loaded[larger]}), which wins."
             yield Fault("contradictory", smaller, message)
+
+
+@declare_rule
+def _of_vaults(loaded: Environment) -> Iterator[Fault]:
+    sources = [name for name in ("SUPABASE_KEY", *VAULTS) if loaded[name]]
+    for name in sources[1:]:
+        yield Fault("contradictory", name, f"{name} is not used: {sources[0]} comes first.")

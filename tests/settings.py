@@ -6,7 +6,10 @@ from pathlib import Path
 _root = Path(__file__).resolve().parent.parent
 for _name in list(os.environ):
     if _name.startswith(
-        ("RAG_", "OPS_", "REGISTRY_", "FUSION_", "REDIS_", "DATABASE_", "CELERY_BROKER", "SUPABASE_", "MILVUS_")
+        (
+            *("RAG_", "OPS_", "REGISTRY_", "FUSION_", "REDIS_", "DATABASE_"),
+            *("CELERY_BROKER", "SUPABASE_", "MILVUS_", "VAULT_"),
+        )
     ) or _name in {
         "ZENGLOW_ENV",
         "ZENGLOW_HOST",

@@ -19,6 +19,7 @@ tracing.start(settings.ENVIRONMENT, "web")
 from models_registry import processes, serving  # noqa: E402  (the apps are loaded now)
 from models_registry.live import view  # noqa: E402
 from ops.api.views import health_monitor  # noqa: E402
+from rag import supabase_key  # noqa: E402
 from zenglow_site.routing import websocket_application  # noqa: E402
 
 application = tracing.traced_asgi(ProtocolTypeRouter({"http": http_application, "websocket": websocket_application()}))
@@ -26,6 +27,7 @@ application = tracing.traced_asgi(ProtocolTypeRouter({"http": http_application, 
 bound_request_bodies()
 BoundedConnection.answer_timeout_s = settings.ENVIRONMENT["DATABASE_ANSWER_TIMEOUT_S"]
 view.follow()
+supabase_key.start()
 processes.announce("web")
 
 

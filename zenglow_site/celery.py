@@ -54,8 +54,10 @@ def follow_the_registry(**_: object) -> None:
     """Hear at once of what becomes live, and tell of the models that this process holds."""
     from models_registry import processes
     from models_registry.live import view
+    from rag import supabase_key
 
     view.follow()
+    supabase_key.start()
     processes.announce("worker")
 
 

@@ -15,6 +15,7 @@ import rag.conf  # noqa: F401
 import zenglow_site.conf  # noqa: F401
 from ops.contracts.env import Environment, Fault, limit_library_threads, load, warn_of_deprecations
 from ops.proxies import trusted_networks
+from rag.conf import VAULTS
 from zenglow_site.database import database_parameters
 
 limit_library_threads()
@@ -90,6 +91,9 @@ def _faults(loaded: Environment) -> Iterator[Fault]:
             yield Fault("invalid", name, f"{name} is {loaded[name]}, which is no file that can be read.")
         if loaded[name] is not None and loaded["ZENGLOW_TLS_CERTIFICATE"] is None:
             yield Fault("contradictory", name, f"{name} means nothing without ZENGLOW_TLS_CERTIFICATE.")
+    if loaded["SUPABASE_URL"] and not any(loaded[name] for name in ("SUPABASE_KEY", *VAULTS)):
+        message = "SUPABASE_KEY is missing: set it, or name the vault that has it (VAULT_ADDR, SUPABASE_VAULT_SECRET)."
+        yield Fault("missing", "SUPABASE_KEY", message)
     password = loaded["OPS_METRICS_PASSWORD"]
     if password is not None and len(password) < METRICS_PASSWORD_CHARACTERS:
         message = f"OPS_METRICS_PASSWORD is too short: it needs {METRICS_PASSWORD_CHARACTERS} characters or more."

@@ -282,6 +282,6 @@ globals().update(
     {
         name: value.value
         for name, value in ENVIRONMENT.values.items()
-        if name.startswith(("RAG_", "OPS_", "REGISTRY_", "SUPABASE_", "MILVUS_")) and name not in globals()
+        if name.startswith(("RAG_", "OPS_", "REGISTRY_", "SUPABASE_", "MILVUS_", "VAULT_")) and name not in globals()
     }
 )

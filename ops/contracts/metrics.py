@@ -20,6 +20,8 @@ from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 
+from ops.contracts.env import handed_over
+
 logger = logging.getLogger(__name__)
 
 LATENCY_BUCKETS_S = (
@@ -161,6 +163,6 @@ _identity = (0, "")
 # A second series for each counter and histogram, which tells when it was made: of no use here.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-if SHARED_FOLDER_VARIABLE in os.environ:
+if handed_over(SHARED_FOLDER_VARIABLE) is not None:
     # Before the first metric is made. The library's own choice is the bare process id.
     values.ValueClass = values.MultiProcessValue(process_identity)  # type: ignore[no-untyped-call]

@@ -89,11 +89,12 @@ def retriever_for(mode: str) -> Retriever:
 
 def _make(mode: str) -> Retriever:
     if mode == "supabase_rpc":
+        from rag import supabase_key
         from rag.pipeline.remote.supabase import SupabaseRpc
 
         return SupabaseRpc(
             settings.SUPABASE_URL,
-            settings.SUPABASE_KEY,
+            supabase_key.current,
             settings.RAG_RETRIEVAL_TIMEOUT_S,
             settings.RAG_RETRIEVAL_PAUSE_S,
         )

@@ -182,7 +182,7 @@ class TestChecks:
     )
     def test_the_disk_is_judged_by_what_is_left(self, monkeypatch: pytest.MonkeyPatch, free: int, state: State) -> None:
         usage = type("Usage", (), {"total": 100 * 1024**3, "free": free})
-        monkeypatch.setattr(health_checks.shutil, "disk_usage", lambda path: usage)
+        monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
         assert health_checks.check_disk().state is state
 
     def test_the_disk_of_this_machine_can_be_read(self) -> None:

@@ -5,6 +5,7 @@ Supabase's database is the one that ``DATABASE_URL`` names, or a replica of it. 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ import numpy as np
 from postgrest import APIError, SyncPostgrestClient
 
 from ops.contracts.health import Report, State
+from ops.vault import VaultReadError
 from rag.pipeline.database import HotCursor
 from rag.pipeline.eligible import Eligibility
 from rag.pipeline.lexical import retrieve_lexical
@@ -37,14 +39,14 @@ INSTALL = (
 class SupabaseRpc:
     """The mode ``supabase_rpc``. Safe to use from several threads at once."""
 
-    def __init__(self, url: str, key: str, timeout_s: float, pause_s: float) -> None:
-        headers = {"apikey": key, "Authorization": f"Bearer {key}"}
+    def __init__(self, url: str, key: Callable[[], str], timeout_s: float, pause_s: float) -> None:
+        """``key`` is asked at each call: a vault may have changed it. It may raise `VaultReadError`."""
         address = f"{url.rstrip('/')}/rest/v1"
         # The client's own retries sleep for whole seconds; the guard's are ours to bound.
         self._client = SyncPostgrestClient(
             address,
-            headers=headers,
-            http_client=httpx.Client(base_url=address, headers=headers, timeout=timeout_s),
+            headers={},
+            http_client=httpx.Client(base_url=address, auth=_WithKey(key), timeout=timeout_s),
             retry_enabled=False,
         )
         self._guard = Guard(
@@ -99,6 +101,19 @@ class SupabaseRpc:
         return data
 
 
+class _WithKey(httpx.Auth):
+    """As Supabase's gateway wants it, and PostgREST behind it."""
+
+    def __init__(self, key: Callable[[], str]) -> None:
+        self._key = key
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        key = self._key()
+        request.headers["apikey"] = key
+        request.headers["Authorization"] = f"Bearer {key}"
+        yield request
+
+
 class _UnexpectedAnswerError(Exception):
     """An answer with status 200 that isn't the function's."""
 
@@ -117,6 +132,8 @@ def _is_passing(error: BaseException) -> bool:
 
 def _explain(error: BaseException) -> str | None:
     """In our own words: a server's message may hold parts of the request."""
+    if isinstance(error, VaultReadError):
+        return str(error)
     if isinstance(error, httpx.TimeoutException):
         return "PostgREST did not answer in time (RAG_RETRIEVAL_TIMEOUT_S)."
     if isinstance(error, httpx.HTTPError):

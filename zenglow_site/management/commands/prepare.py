@@ -17,6 +17,8 @@ from models_registry.locks import session_lock
 from models_registry.models import Deployment
 from ops.contracts.health import State
 from ops.performance.layout import adopt
+from ops.vault import VaultReadError
+from rag import supabase_key
 from rag.checks import retrieval_mode_is_configured
 from rag.milvus.store import configured
 from rag.pipeline.retrieval import check_retrieval
@@ -53,6 +55,11 @@ class Command(BaseCommand):
                 "`manage.py search`.",
                 returncode=2,
             )
+        if settings.RAG_RETRIEVAL_MODE == "supabase_rpc":
+            try:
+                supabase_key.current()
+            except VaultReadError as error:
+                raise CommandError(str(error), returncode=2) from None
         report = check_retrieval()
         if report.state is not State.OK:
             self._say(f"Retrieval ({settings.RAG_RETRIEVAL_MODE}): {report.detail}")
