@@ -4,6 +4,7 @@ from django.contrib import admin
 from django.urls import include, path
 
 from models_registry.api.health import ModelsHealthView
+from zenglow_site.icon import favicon
 
 handler400 = "ops.api.problems.bad_request"
 handler403 = "ops.api.problems.forbidden"
@@ -20,5 +21,6 @@ urlpatterns = [
     path("", include("ops.pages.urls")),
     path("", include("zenglow_site.accounts")),
     path("", include("rag.pages.urls")),
+    path("favicon.ico", favicon, name="favicon"),
     path("admin/", admin.site.urls),
 ]

@@ -27,6 +27,8 @@ NO_PAGES = (
     "leonardo/",
     "mcp",
     "admin/jsi18n",
+    "dashboard/data",
+    "favicon.ico",
 )
 
 
@@ -53,17 +55,18 @@ def test_no_page_needs_what_the_policy_forbids(visitor: Visitor, backstage: Back
     backstage.add({"tea.md": TEA})
     key = backstage.do(lambda: keys.create_key("ada's", [Scope.QUERY], actor=SYSTEM).record)
     sign_in(visitor, backstage)
-    addresses = [*pages(), f"/admin/ops/apikey/{key.pk}/change/"]
-    assert {"/search/", "/documents/", "/admin/", "/admin/ops/apikey/add/", "/api/docs/"} <= set(addresses)
-    for address in addresses:
-        if address in {"/admin/logout/", "/admin/login/"}:
-            continue
-        response = visitor.page.goto(visitor.address + address)
-        assert response is not None
-        assert response.status < 400, (address, response.status)
-        assert response.headers["content-security-policy"] == content_security_policy()
+    shown = set()
+    for address in [*pages(), f"/admin/ops/apikey/{key.pk}/change/"]:
+        answer = visitor.page.request.get(visitor.address + address)
+        assert answer.headers["content-security-policy"] == content_security_policy()
+        assert answer.status < 500, (address, answer.status)
+        if answer.status >= 400:
+            continue  # it wants more than its address, or is closed to everybody, such as adding to the audit trail
+        visitor.page.goto(visitor.address + address)
         visitor.page.wait_for_load_state("load")
         assert visitor.faults == [], (address, visitor.faults)
+        shown.add(address)
+    assert {"/search/", "/documents/", "/dashboard/", "/admin/", "/admin/ops/apikey/add/", "/api/docs/"} <= shown
 
 
 def test_swagger_ui_shows_and_tries_the_api(visitor: Visitor, backstage: Backstage) -> None:
