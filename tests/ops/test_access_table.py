@@ -17,6 +17,7 @@ from ops.contracts.principal import SYSTEM, Scope
 from ops.routes import Route, routes
 
 OPEN = {
+    ("GET", "favicon.ico"),
     ("GET", "health/live"),
     ("GET", "health/ready"),
     ("GET", "sign-in/"),
