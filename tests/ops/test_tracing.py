@@ -47,7 +47,7 @@ def test_the_standard_variables_decide_whether_there_are_traces(variables: dict[
 
 def test_it_refuses_a_transport_that_is_not_installed() -> None:
     (error,) = load({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}).errors
-    assert "must be one of http/protobuf" in error
+    assert "must be one of http/protobuf" in error.message
 
 
 NOT_LOADED = (
