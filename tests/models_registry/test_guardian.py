@@ -183,7 +183,7 @@ class TestProcesses:
         def run() -> subprocess.Popen[str]:
             environment = {
                 "DJANGO_SETTINGS_MODULE": "tests.settings",
-                "ZENGLOW_DATA_DIR": str(django_settings.ZENGLOW_DATA_DIR),
+                "ZENGLOW_TEST_DATA_DIR": str(django_settings.ZENGLOW_DATA_DIR),
                 "PATH": "/usr/bin:/bin",
             }
             process = subprocess.Popen(
@@ -248,7 +248,7 @@ class TestProcesses:
         )
         environment = {
             "DJANGO_SETTINGS_MODULE": "tests.settings",
-            "ZENGLOW_DATA_DIR": str(django_settings.ZENGLOW_DATA_DIR),
+            "ZENGLOW_TEST_DATA_DIR": str(django_settings.ZENGLOW_DATA_DIR),
             "PATH": "/usr/bin:/bin",
         }
         died = subprocess.run([sys.executable, "-c", code], env=environment, cwd=django_settings.BASE_DIR, check=False)

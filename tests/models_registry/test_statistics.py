@@ -92,7 +92,7 @@ for _ in range(50):
                 [sys.executable, "-c", start + code],
                 env={
                     "DJANGO_SETTINGS_MODULE": "tests.settings",
-                    "ZENGLOW_DATA_DIR": str(django_settings.ZENGLOW_DATA_DIR),
+                    "ZENGLOW_TEST_DATA_DIR": str(django_settings.ZENGLOW_DATA_DIR),
                     "PATH": "/usr/bin:/bin",
                 },
                 cwd=django_settings.BASE_DIR,

@@ -78,9 +78,11 @@ def test_a_stopped_redis_is_said_to_be_unavailable_and_used_again_when_it_is_bac
 
 
 def test_a_stuck_redis_costs_one_timeout_and_is_then_left_alone(
-    server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+    server: EmbeddedRedis, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "RETRY_AFTER_S", 3600.0)
+    patient = settings.CACHES["default"]
+    settings.CACHES = {"default": {**patient, "OPTIONS": {**patient["OPTIONS"], "SOCKET_TIMEOUT": 0.5}}}
     process_id = server.process_id()
     assert process_id is not None
     os.kill(process_id, signal.SIGSTOP)
@@ -92,6 +94,7 @@ def test_a_stuck_redis_costs_one_timeout_and_is_then_left_alone(
     # Redis answers again, but nobody asks it yet.
     with pytest.raises(CacheUnavailableError):
         cache.get("feature", "a")
+    settings.CACHES = {"default": patient}
     monkeypatch.setattr(cache, "_skip_until", 0.0)
     assert cache.get("feature", "a") is None
 
