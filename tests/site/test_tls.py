@@ -86,7 +86,8 @@ def test_it_speaks_tls_and_sends_its_chain(serve: Callable[..., int], certificat
         ask(port, None)
     old = certificates.context()
     old.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
-    old.maximum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.deprecated_call():
+        old.maximum_version = ssl.TLSVersion.TLSv1_1
     old.set_ciphers("ALL:@SECLEVEL=0")
     with pytest.raises(ssl.SSLError):
         ask(port, old)
