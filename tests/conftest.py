@@ -23,6 +23,7 @@ from rag.pipeline.lexical import counted
 from rag.pipeline.passages import memory
 from rag.seeding import PACKAGED_EMBEDDER, packaged_embedder_folder
 from rag.spaces import space_of
+from tests.sessions import end_other_sessions
 from zenglow_site.embedded.stack import EmbeddedStack
 
 # An example that takes long on a busy machine is no fault, and neither are slowly made examples.
@@ -60,10 +61,18 @@ def exported_embedder() -> Path:
 
 
 @pytest.fixture(scope="session")
-def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker, exported_embedder: Path) -> None:
-    """This process's database holds the live models from the start; a test's own transaction sees them."""
+def django_db_setup(
+    django_db_setup: None, django_db_blocker: DjangoDbBlocker, exported_embedder: Path
+) -> Iterator[None]:
+    """This process's database holds the live models from the start; a test's own transaction sees them.
+
+    A session that some thread of an ended test still holds must not keep the database from being dropped.
+    """
     with django_db_blocker.unblock():
         seed_models(exported_embedder)
+    yield
+    with django_db_blocker.unblock():
+        end_other_sessions()
 
 
 def seed_models(exported: Path) -> None:

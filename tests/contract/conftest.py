@@ -28,6 +28,7 @@ from rag.models import Collection, EvaluationRun
 from tests.conftest import forget_cached
 from tests.patience import PATIENCE_S
 from tests.serving import free_port
+from tests.sessions import end_other_sessions
 
 ROOT = Path(__file__).resolve().parents[2]
 POLL_S = 0.05
@@ -89,6 +90,7 @@ def copied_database() -> Iterator[str]:
     """A copy of this process's database: what a server writes stays out of the sight of other tests."""
     own = connection.settings_dict["NAME"]
     copy = f"{own}_contract"
+    end_other_sessions()
     with connected_to(None), connection.cursor() as cursor:
         cursor.execute(f'DROP DATABASE IF EXISTS "{copy}" WITH (FORCE)')
         cursor.execute(f'CREATE DATABASE "{copy}" TEMPLATE "{own}"')
