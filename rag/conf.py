@@ -279,6 +279,34 @@ declare(
     ),
 )
 
+declare(
+    Variable(
+        "RAG_ANSWER_PASSAGES",
+        Kind.INTEGER,
+        "Passages that an answer is made of, where neither the question nor its agent says how many.",
+        default=8,
+        minimum=1,
+        maximum=50,
+    ),
+    Variable(
+        "RAG_ANSWER_THRESHOLD",
+        Kind.FLOAT,
+        "Confidence in [0, 1] below which an answer is that the passages don't say; `manage.py answers calibrate` "
+        "measures it.",
+        default=0.3,
+        minimum=0,
+        maximum=1,
+    ),
+    Variable(
+        "RAG_ANSWER_SUPPORT_THRESHOLD",
+        Kind.FLOAT,
+        "Support in [0, 1] below which a sentence of an answer is marked as not backed by what it cites.",
+        default=0.5,
+        minimum=0,
+        maximum=1,
+    ),
+)
+
 NEEDED_BY_MODE = {"supabase_rpc": ("SUPABASE_URL", "SUPABASE_KEY"), "milvus": ("MILVUS_URI",)}
 """What a retrieval mode can't work without."""
 

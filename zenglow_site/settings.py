@@ -269,6 +269,8 @@ SPECTACULAR_SETTINGS = {
         "RolloutStateEnum": "models_registry.models.RolloutState",
         "ModelKindEnum": "models_registry.models.ModelKind",
         "FeedbackKindEnum": "rag.models.FeedbackKind",
+        "TurnRoleEnum": "rag.api.answers.ROLES",
+        "RoleEnum": "models_registry.models.Role",
     },
 }
 
