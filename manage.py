@@ -16,6 +16,7 @@ STACKLESS_COMMANDS = frozenset(
         "-h",
         "collectstatic",
         "config",
+        "doctor",  # it looks, and must not mend what it looks at
         "serve",
         "stack",
         "spectacular",

@@ -93,6 +93,15 @@ declare(
         minimum=1,
         maximum=3650,
     ),
+    Variable(
+        "OPS_BACKUP_MAX_AGE_DAYS",
+        Kind.INTEGER,
+        "Age in days at which `manage.py doctor` calls the last `manage.py backup create` too old; 0 where backups are "
+        "made in another way.",
+        default=7,
+        minimum=0,
+        maximum=3650,
+    ),
     # The standard variables of OpenTelemetry. What is not declared here (batch sizes, certificates and so on) is read
     # by the SDK itself, from the process environment.
     Variable(

@@ -5,23 +5,29 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import psutil
 from django.conf import settings
 from django.db import connection
+from django.db.migrations.recorder import MigrationRecorder
+from django.db.models import Avg
 from django.utils import timezone
 from django_redis import get_redis_connection
 
+from ops.backup.service import CREATE_BACKUP
 from ops.contracts.diagnosis import Finding, Level, diagnoses, register_diagnosis
 from ops.contracts.health import State
-from ops.health_checks import DISK_DEGRADED_BYTES, check_migrations, check_workers
-from ops.models import AlertEvent, ApiKey
-from ops.performance.report import TOTAL_STAGE, report
+from ops.gpu import gpus
+from ops.health_checks import DISK_DEGRADED_BYTES, check_migrations, check_postgresql, check_workers, is_away
+from ops.models import AlertEvent, ApiKey, AuditEvent, QueryPerformance
+from ops.performance.report import TOTAL_STAGE, Report, report
 
 SLOW_MS = 1000.0
 ERROR_SHARE = 0.02
 FEWEST_QUERIES = 20
+CACHE_DROP = 0.5
+MANY_RESULTS = 50
 BUSY = 0.9
 LONG_QUERY = timedelta(minutes=5)
 KEY_SURGE = 10
@@ -30,31 +36,51 @@ GIB = 1024**3
 
 
 def register_diagnoses() -> None:
-    for name, ask in (
-        ("postgresql", look_at_postgresql),
-        ("migrations", look_at_migrations),
-        ("redis", look_at_redis),
-        ("workers", look_at_workers),
-        ("disk", look_at_disk),
-        ("machine", look_at_machine),
-        ("latency", look_at_latency),
-        ("keys", look_at_keys),
-        ("alerts", look_at_alerts),
+    for name, ask, asks_database in (
+        ("postgresql", look_at_postgresql, False),
+        ("migrations", look_at_migrations, True),
+        ("redis", look_at_redis, False),
+        ("workers", look_at_workers, False),
+        ("disk", look_at_disk, False),
+        ("backups", look_at_backups, True),
+        ("machine", look_at_machine, False),
+        ("latency", look_at_latency, True),
+        ("keys", look_at_keys, True),
+        ("alerts", look_at_alerts, True),
     ):
-        register_diagnosis(name, ask)
+        register_diagnosis(name, ask, asks_database=asks_database)
 
 
 def examine() -> Iterator[tuple[str, Finding]]:
-    """Every finding of every diagnosis. One that fails is a finding itself, and the others go on."""
-    for name, ask in diagnoses().items():
+    """Every finding of every diagnosis. One that fails is a finding itself, and the others go on.
+
+    What asks the database is left out while that is away: each would wait for it, and say the same.
+    """
+    every = diagnoses()
+    left_out = {name for name, one in every.items() if one.asks_database} if is_away(check_postgresql()) else set()
+    for name, one in every.items():
+        if name in left_out:
+            continue
         try:
-            yield from ((name, finding) for finding in list(ask()))
+            yield from ((name, finding) for finding in list(one.ask()))
         except Exception as error:
-            yield name, Finding(Level.TROUBLE, f"Can't be looked at: {type(error).__name__}.", "manage.py stack status")
+            yield name, Finding(Level.TROUBLE, f"Can't be looked at: {type(error).__name__}.", start_stores())
+    if left_out:
+        names = ", ".join(name for name in every if name in left_out)
+        yield "the rest", Finding(Level.NOTE, f"Not looked at while PostgreSQL is away: {names}.")
+
+
+def start_stores() -> str:
+    """The command that leads on when a store is away: an embedded one is started, another one's address looked at."""
+    return "manage.py stack start" if settings.ZENGLOW_EMBEDDED else "manage.py config show"
 
 
 def look_at_postgresql() -> Iterator[Finding]:
-    """Answers, has connections left, no query that never ends, indexes that are valid, a cache that is warm."""
+    """Answers and takes writes, has connections left, no query that never ends, indexes that are valid."""
+    answer = check_postgresql()
+    if answer.state is not State.OK:
+        yield Finding(Level.TROUBLE, answer.detail, start_stores() if is_away(answer) else "manage.py migrate")
+        return
     with connection.cursor() as cursor:
         cursor.execute(
             """SELECT (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),
@@ -62,13 +88,21 @@ def look_at_postgresql() -> Iterator[Finding]:
                       (SELECT max(now() - xact_start) FROM pg_stat_activity
                        WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()),
                       (SELECT sum(blks_hit)::float8 / nullif(sum(blks_hit + blks_read), 0)
-                       FROM pg_stat_database WHERE datname = current_database())"""
+                       FROM pg_stat_database WHERE datname = current_database()),
+                      current_setting('transaction_read_only')::bool"""
         )
-        used, most, size, longest, hits = cursor.fetchone()
+        used, most, size, longest, hits, is_read_only = cursor.fetchone()
         cursor.execute("SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid ORDER BY 1")
         invalid = [name for (name,) in cursor.fetchall()]
     share = "" if hits is None else f", {hits:.1%} of pages from memory"
     yield Finding(Level.OK, f"{used} of {most} connections, {size / GIB:.2f} GiB{share}.")
+    if is_read_only:
+        # A standby, or what managed databases do when their disk is nearly full.
+        yield Finding(
+            Level.TROUBLE,
+            f"PostgreSQL takes no writes: it is read-only, with {size / GIB:.2f} GiB.",
+            "manage.py perf status",
+        )
     if used > BUSY * most:
         yield Finding(Level.TROUBLE, f"{used} of {most} connections are taken.", "manage.py config show")
     if longest is not None and longest > LONG_QUERY:
@@ -90,7 +124,7 @@ def look_at_redis() -> Iterator[Finding]:
     try:
         memory = get_redis_connection("default").info("memory")
     except Exception as error:  # the client's errors and the socket's
-        yield Finding(Level.TROUBLE, f"Redis does not answer: {type(error).__name__}.", "manage.py stack start")
+        yield Finding(Level.TROUBLE, f"Redis does not answer: {type(error).__name__}.", start_stores())
         return
     used, most = memory["used_memory"], memory["maxmemory"]
     yield Finding(Level.OK, f"Redis answers, {used / 1024**2:.0f} MiB in use.")
@@ -115,14 +149,41 @@ def look_at_disk() -> Iterator[Finding]:
         yield Finding(Level.OK, what)
 
 
+def look_at_backups() -> Iterator[Finding]:
+    """Whether the last one is young enough. Who has other backups sets `OPS_BACKUP_MAX_AGE_DAYS` to 0."""
+    if not settings.OPS_BACKUP_MAX_AGE_DAYS:
+        return
+    longest, now = timedelta(days=settings.OPS_BACKUP_MAX_AGE_DAYS), timezone.now()
+    command = "manage.py backup create zenglow.backup"
+    last = AuditEvent.objects.filter(action=CREATE_BACKUP).order_by("-occurred_at").first()
+    if last is not None:
+        age = now - last.occurred_at
+        what = f"The last backup, {last.target}, is {age.days} days old"
+        if age > longest:
+            yield Finding(Level.TROUBLE, f"{what}; at most {longest.days} are meant to pass.", command)
+        else:
+            yield Finding(Level.OK, f"{what}.")
+        return
+    first_migration = MigrationRecorder.Migration.objects.order_by("applied").values_list("applied", flat=True).first()
+    age = now - (first_migration or now)
+    what = f"No backup was ever made, in {age.days} days."
+    yield Finding(Level.TROUBLE if age > longest else Level.NOTE, what, command)
+
+
 def look_at_machine() -> Iterator[Finding]:
-    """Processors and memory, over the last minutes."""
+    """Processors and memory, and those of GPUs, over the last minutes."""
     load, cores, memory = os.getloadavg()[1], os.cpu_count() or 1, psutil.virtual_memory()
     what = f"Load {load:.1f} on {cores} processors, {memory.percent:.0f} % of memory in use."
     if load > 2 * cores or memory.percent > 100 * BUSY:
         yield Finding(Level.NOTE, what, "manage.py perf report --since 1h")
     else:
         yield Finding(Level.OK, what)
+    for gpu in gpus():
+        memory_share = gpu.memory_used_bytes / gpu.memory_total_bytes
+        busy = "" if gpu.percent is None else f" {gpu.percent:.0f} % busy,"
+        what = f"GPU {gpu.index} ({gpu.name}):{busy} {memory_share:.0%} of its memory in use."
+        is_full = memory_share > BUSY or (gpu.percent or 0) > 100 * BUSY
+        yield Finding(Level.NOTE, what, "manage.py perf report --since 1h") if is_full else Finding(Level.OK, what)
 
 
 def look_at_latency() -> Iterator[Finding]:
@@ -148,6 +209,29 @@ def look_at_latency() -> Iterator[Finding]:
         yield Finding(
             Level.TROUBLE, f"{errors / n:.1%} of the queries failed.", "manage.py perf report --since 1h --by status"
         )
+    yield from _fewer_hits(_hit_share(by_cache), now)
+    asked = (
+        QueryPerformance.objects.filter(occurred_at__gte=now - hour).aggregate(mean=Avg("result_count"))["mean"] or 0
+    )
+    if asked > MANY_RESULTS:
+        what = f"A query returns {asked:.0f} results on average, RAG_TOP_K_DEFAULT is {settings.RAG_TOP_K_DEFAULT}."
+        yield Finding(Level.NOTE, what, "manage.py config show")
+
+
+def _fewer_hits(share: float, now: datetime) -> Iterator[Finding]:
+    """When caches answer far less than they did in the day before."""
+    day_before = report(timedelta(days=1), ["cache"], now=now - timedelta(hours=1))
+    if sum(row.figures.n for row in day_before.rows) < FEWEST_QUERIES:
+        return
+    usual = _hit_share(day_before)
+    if share < CACHE_DROP * usual:
+        what = f"Caches answered {share:.0%} of the last hour's queries, {usual:.0%} of those of the day before."
+        yield Finding(Level.NOTE, what, "manage.py perf report --since 24h --by cache")
+
+
+def _hit_share(by_cache: Report) -> float:
+    n = sum(row.figures.n for row in by_cache.rows)
+    return sum(row.figures.n for row in by_cache.rows if row.key[0] in {"full", "feature"}) / n if n else 0.0
 
 
 def look_at_keys() -> Iterator[Finding]:

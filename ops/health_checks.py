@@ -31,6 +31,7 @@ PGVECTOR_AT_LEAST = (0, 8)
 """The first with iterative scans, without which a filter under an index may let nothing through."""
 
 WORKER_PATIENCE_S = 0.5
+POSTGRESQL_AWAY = "PostgreSQL can't be reached"
 AWAY = "Is it running, and do its address and password hold?"
 
 
@@ -54,13 +55,18 @@ def check_postgresql() -> Report:
                 ).fetchall()
             )
     except psycopg.OperationalError as error:
-        return Report(State.FAILED, f"PostgreSQL can't be reached ({type(error).__name__}). {AWAY}")
+        return Report(State.FAILED, f"{POSTGRESQL_AWAY} ({type(error).__name__}). {AWAY}")
     if "vector" not in found:
         return Report(State.FAILED, "pgvector is missing. Run manage.py migrate as a role that may add it.")
     extensions = ", ".join(f"{name} {found[name]}" for name in EXTENSIONS if name in found)
     if tuple(int(part) for part in found["vector"].split(".")[:2]) < PGVECTOR_AT_LEAST:
         return Report(State.DEGRADED, f"{extensions}: pgvector 0.8 or newer is needed. ALTER EXTENSION vector UPDATE.")
     return Report(State.OK, f"PostgreSQL {version[0].split()[0] if version else '?'}, {extensions}")
+
+
+def is_away(answer: Report) -> bool:
+    """Whether an answer of `check_postgresql` says that nobody is there, and not that something is amiss with it."""
+    return answer.state is State.FAILED and answer.detail.startswith(POSTGRESQL_AWAY)
 
 
 def check_migrations() -> Report:

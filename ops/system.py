@@ -19,7 +19,8 @@ REUSED_FOR_S = 1.0
 
 _last: tuple[float, dict[str, Any]] = (float("-inf"), {})
 _cpu_times = psutil.cpu_times()
-_known: dict[int, psutil.Process] = {}
+_spent: dict[int, tuple[float, float]] = {}
+"""Of each process: when it was looked at, and the CPU seconds it had used by then."""
 _lock = threading.Lock()
 
 
@@ -68,15 +69,12 @@ def _process_figures() -> list[dict[str, Any]]:
     """Our live processes by id: those that share their counts, or this one alone."""
     folder = shared_folder()
     found = [psutil.Process()] if folder is None else live_processes(folder)
-    # Kept from reading to reading: a process's CPU share is measured between two of them.
-    for process in found:
-        _known.setdefault(process.pid, process)
-    for pid in _known.keys() - {process.pid for process in found}:
-        del _known[pid]
+    for pid in _spent.keys() - {process.pid for process in found}:
+        del _spent[pid]
     figures = []
-    for pid in sorted(_known):
+    for process in sorted(found, key=lambda one: one.pid):
         with suppress(psutil.Error):
-            figures.append(_figures(_known[pid]))
+            figures.append(_figures(process))
     return figures
 
 
@@ -85,12 +83,21 @@ def _figures(process: psutil.Process) -> dict[str, Any]:
         return {
             "pid": process.pid,
             "role": role_of(process.cmdline()),
-            "cpu_percent": process.cpu_percent(),
+            "cpu_percent": _cpu_percent_of(process),
             "memory_bytes": process.memory_info().rss,
             "threads": process.num_threads(),
             "open_files": process.num_fds() if hasattr(process, "num_fds") else None,
             "started_at": process.create_time(),
         }
+
+
+def _cpu_percent_of(process: psutil.Process) -> float:
+    """Since the reading before; at the first one, since the process began. psutil's own begins with 0."""
+    now, times = time.time(), process.cpu_times()
+    used_s = times.user + times.system
+    before, used_before_s = _spent.get(process.pid, (process.create_time(), 0.0))
+    _spent[process.pid] = (now, used_s)
+    return round(100 * max(used_s - used_before_s, 0.0) / max(now - before, 0.01), 1)
 
 
 def role_of(command_line: list[str]) -> str:

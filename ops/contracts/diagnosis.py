@@ -25,14 +25,23 @@ class Finding:
 Ask = Callable[[], Iterable[Finding]]
 """May raise: that is trouble, named by the exception's type."""
 
-_diagnoses: dict[str, Ask] = {}
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """``asks_database``: it can't be made while PostgreSQL is away."""
+
+    ask: Ask
+    asks_database: bool
 
 
-def register_diagnosis(name: str, ask: Ask) -> None:
+_diagnoses: dict[str, Diagnosis] = {}
+
+
+def register_diagnosis(name: str, ask: Ask, *, asks_database: bool = True) -> None:
     """Register, or replace, the diagnosis of this name."""
-    _diagnoses[name] = ask
+    _diagnoses[name] = Diagnosis(ask, asks_database)
 
 
-def diagnoses() -> dict[str, Ask]:
+def diagnoses() -> dict[str, Diagnosis]:
     """Every diagnosis by name, in the order of their registration."""
     return dict(_diagnoses)

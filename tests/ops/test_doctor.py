@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -12,20 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 from django.conf import settings as django_settings
 from django.core.management import CommandError, call_command, get_commands, load_command_class
 from django.db import connection
+from django.db.migrations.recorder import MigrationRecorder
 from django.utils import timezone
 
 from models_registry import weights
 from models_registry.models import GLOBAL_SCOPE
-from ops import doctor, keys
+from ops import audit, doctor, keys
 from ops.alerts import raise_alert
+from ops.backup.service import CREATE_BACKUP
 from ops.contracts import diagnosis
 from ops.contracts.diagnosis import Finding, Level, register_diagnosis
 from ops.contracts.principal import SYSTEM, Scope
-from ops.models import AlertSeverity
+from ops.gpu import Gpu
+from ops.models import AlertSeverity, AuditEvent
+from rag.models import AnnConfig, AnnState, Collection, EmbeddingSpace
 from tests.ops.performance.rows import row, write
 
 pytestmark = pytest.mark.django_db
@@ -34,7 +38,7 @@ ROOT = Path(django_settings.BASE_DIR)
 
 
 def found(name: str) -> list[Finding]:
-    return list(diagnosis.diagnoses()[name]())
+    return list(diagnosis.diagnoses()[name].ask())
 
 
 def trouble(name: str) -> Finding:
@@ -44,12 +48,6 @@ def trouble(name: str) -> Finding:
 
 
 class TestBroken:
-    def test_redis_that_is_down(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert not [one for one in found("redis") if one.level is Level.TROUBLE]
-        nobody = redis.Redis(host="127.0.0.1", port=1)
-        monkeypatch.setattr(doctor, "get_redis_connection", lambda alias: nobody)
-        assert "Redis does not answer" in trouble("redis").what
-
     def test_a_disk_that_is_full(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert {one.level for one in found("disk")} <= {Level.OK, Level.TROUBLE}
         gib = 1024**3
@@ -99,9 +97,73 @@ class TestBroken:
             cursor.execute("CREATE INDEX half_made ON ONLY query_performance (status)")  # its partitions have none
         assert "half_made" in trouble("postgresql").what
 
-    def test_a_migration_that_is_missing(self) -> None:
-        """Its check looks with a connection of its own, so the answer is what is committed: all there."""
-        assert found("migrations") == []
+    def test_a_vector_index_that_is_gone(self) -> None:
+        config = make_live_config(index_name="ann_that_was_dropped")
+        one = trouble("indexes")
+        assert one.what == "The live vector index of docs, ann_that_was_dropped, does not exist."
+        assert one.next == f"manage.py ann build {config.collection.slug} --activate"
+
+    def test_a_vector_index_that_no_query_uses(self) -> None:
+        name = "never_used"
+        with connection.cursor() as cursor:
+            cursor.execute(f"CREATE INDEX {name} ON ops_auditevent (target)")
+        make_live_config(index_name=name)
+        assert found("indexes") == []
+        write(row(occurred_at=timezone.now() - timedelta(minutes=5)) for _ in range(30))
+        (one,) = found("indexes")
+        assert one.what == f"30 queries of docs in the last hour, and none used its vector index {name}."
+        assert one.next == "manage.py ann list"
+
+    def test_caches_that_stopped_answering(self) -> None:
+        now = timezone.now()
+        write(row(occurred_at=now - timedelta(hours=5), cache="full" if n % 2 else "none") for n in range(60))
+        write(row(occurred_at=now - timedelta(minutes=5)) for _ in range(30))
+        (_, one) = found("latency")
+        assert one.what == "Caches answered 0% of the last hour's queries, 50% of those of the day before."
+        assert one.next == "manage.py perf report --since 24h --by cache"
+
+    def test_more_results_than_anybody_reads(self) -> None:
+        write(row(occurred_at=timezone.now() - timedelta(minutes=5), result_count=100) for _ in range(30))
+        (_, one) = found("latency")
+        assert one.what == "A query returns 100 results on average, RAG_TOP_K_DEFAULT is 10."
+
+    def test_features_that_are_not_kept(self, settings: Any) -> None:
+        assert [one.level for one in found("caches")] == [Level.OK]
+        settings.RAG_FEATURE_CACHE_TTL_S = 0
+        assert "RAG_FEATURE_CACHE_TTL_S is 0" in found("caches")[1].what
+
+    def test_a_machine_that_is_too_small(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(os, "cpu_count", lambda: 4)
+        monkeypatch.setattr(os, "getloadavg", lambda: (30.0, 20.0, 10.0))
+        gpu = Gpu(0, "H100", 99.0, 79 * 1024**3, 80 * 1024**3, None, None)
+        monkeypatch.setattr(doctor, "gpus", lambda: [gpu])
+        processors, graphics = found("machine")
+        assert (processors.level, graphics.level) == (Level.NOTE, Level.NOTE)
+        assert processors.what.startswith("Load 20.0 on 4 processors, ")
+        assert graphics.what == "GPU 0 (H100): 99 % busy, 99% of its memory in use."
+
+    def test_a_backup_that_is_old(self, tmp_path: Path, settings: Any) -> None:
+        """The installation of a test is young: it has time for its first one."""
+        assert [(one.level, one.what) for one in found("backups")] == [
+            (Level.NOTE, "No backup was ever made, in 0 days.")
+        ]
+        MigrationRecorder.Migration.objects.update(applied=timezone.now() - timedelta(days=30, hours=1))
+        assert trouble("backups").what == "No backup was ever made, in 30 days."
+        audit.record(SYSTEM, CREATE_BACKUP, "monday.backup", {})
+        assert [one.level for one in found("backups")] == [Level.OK]
+        AuditEvent.objects.update(occurred_at=timezone.now() - timedelta(days=8, hours=1))
+        one = trouble("backups")
+        assert one.what == "The last backup, monday.backup, is 8 days old; at most 7 are meant to pass."
+        assert one.next == "manage.py backup create zenglow.backup"
+        settings.OPS_BACKUP_MAX_AGE_DAYS = 0
+        assert found("backups") == []
+
+
+def make_live_config(*, index_name: str) -> AnnConfig:
+    space = EmbeddingSpace.objects.first()
+    assert space is not None
+    collection = Collection.objects.create(slug="docs")
+    return AnnConfig.objects.create(collection=collection, space=space, state=AnnState.LIVE, index_name=index_name)
 
 
 class TestExamination:
@@ -127,7 +189,18 @@ class TestExamination:
 
     def test_it_looks_at_every_part(self) -> None:
         assert set(diagnosis.diagnoses()) >= {
-            *("postgresql", "redis", "workers", "disk", "machine", "latency", "keys", "alerts"),
+            *(
+                "postgresql",
+                "migrations",
+                "redis",
+                "workers",
+                "disk",
+                "backups",
+                "machine",
+                "latency",
+                "keys",
+                "alerts",
+            ),
             *("weights", "models", "indexes", "caches"),
         }
 

@@ -60,6 +60,37 @@ def test_a_wrong_name_would_be_found() -> None:
         test_every_metric_and_label_exists("here", "rate(zenglow_quereis_total[5m])")
 
 
+KINDS = (
+    *("zenglow_stage_duration_seconds", "zenglow_stage_failures", "zenglow_queries", "zenglow_cache_lookups"),
+    *("zenglow_retrieval_faults", "zenglow_model_call_duration_seconds", "zenglow_model_call_errors"),
+    *("zenglow_model_items", "zenglow_model_tokens", "zenglow_models", "zenglow_shadow_comparisons"),
+    *("zenglow_queue_messages", "zenglow_queue_oldest_seconds", "zenglow_tasks", "zenglow_task_wait_seconds"),
+    *("zenglow_task_duration_seconds", "zenglow_websocket_sessions", "zenglow_websocket_connections"),
+    *("zenglow_websocket_messages", "zenglow_rate_limit_refusals", "zenglow_rate_limit_unshared"),
+    *("zenglow_outgoing_refused", "zenglow_index_runs", "zenglow_index_runs_open", "zenglow_index_documents"),
+    *("zenglow_index_progress_age_seconds", "zenglow_alert_deliveries", "zenglow_batch_rows_lost"),
+    *("zenglow_batch_rows_written", "zenglow_statistics_lost", "zenglow_gpus", "zenglow_gpu_utilization_ratio"),
+    *("zenglow_gpu_memory_bytes", "zenglow_gpu_temperature_celsius", "zenglow_system_cpu_ratio"),
+    *("zenglow_system_memory_bytes", "zenglow_system_disk_bytes", "zenglow_system_swap_bytes", "zenglow_system_load1"),
+    *("zenglow_processes", "zenglow_processes_memory_bytes", "zenglow_processes_threads"),
+    *("zenglow_processes_open_files",),
+)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_each_kind_of_figure_has_a_panel(name: str) -> None:
+    """An operator finds each without writing an expression."""
+    (declared,) = [one for one in metric_declarations() if one.name == name]
+    drawn = {metric for where, expression in queries() if ": " in where for metric in metrics_in(expression)}
+    assert drawn & set(declared.sample_names)
+
+
+def test_refusals_are_drawn_and_watched() -> None:
+    """Whoever is refused for long should be seen by somebody."""
+    where = {name for name, expression in queries() if "zenglow_rate_limit_refusals_total" in expression}
+    assert where == {"zenglow-queries: Refused for their number", "ZenGlowCallersRefused"}
+
+
 def test_alerts_say_how_bad_it_is_and_what_to_do() -> None:
     for rule in ALERTS:
         assert rule["labels"]["severity"] in {"warning", "critical"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from argparse import ArgumentParser
 from typing import Any
 
@@ -10,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandError
 from rich.table import Table
 from rich.text import Text
 
-from ops.contracts.diagnosis import Level
+from ops.contracts.diagnosis import Finding, Level
 from ops.doctor import examine
 from ops.terminal import console
 
@@ -24,7 +25,7 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="as JSON")
 
     def handle(self, **options: Any) -> None:
-        found = list(examine())
+        found = self._found()
         if options["json"]:
             rows = [{"about": name, "level": one.level, "what": one.what, "next": one.next} for name, one in found]
             self.stdout.write(json.dumps(rows, indent=2))
@@ -41,3 +42,11 @@ class Command(BaseCommand):
                 f"{trouble} of {len(found)} findings are trouble; docs/runbooks/ leads on.", returncode=1
             )
         self.stderr.write("Nothing is wrong that a program can see.")
+
+    def _found(self) -> list[tuple[str, Finding]]:
+        """What fails is a finding, and the log of it would bury the others."""
+        logging.disable()
+        try:
+            return list(examine())
+        finally:
+            logging.disable(logging.NOTSET)

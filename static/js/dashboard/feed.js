@@ -10,11 +10,11 @@ const WHY = {
 };
 
 export class Feed {
-  // `onFigures(figures)` and `onState("live" | "polling" | "lost", text)`.
-  constructor(socketPath, basicUrl, onFigures, onState) {
+  // `handlers` take messages by type, "metrics" what is polled as well; `onState("live" | "polling" | "lost", text)`.
+  constructor(socketPath, basicUrl, handlers, onState) {
     this.url = Object.assign(new URL(socketPath, location.href), { protocol: location.protocol === "https:" ? "wss:" : "ws:" });
     this.basicUrl = basicUrl;
-    this.onFigures = onFigures;
+    this.handlers = handlers;
     this.onState = onState;
     this.attempts = 0;
     this.polls = 0;
@@ -29,12 +29,13 @@ export class Feed {
     const socket = (this.socket = new WebSocket(this.url));
     socket.addEventListener("message", (event) => {
       const message = JSON.parse(event.data);
-      if (message.type !== "metrics") return;
+      const handle = this.handlers[message.type];
+      if (!handle) return;
       this.attempts = 0;
       this.stopPolling();
       this.expect(socket);
       this.onState("live", "Live");
-      this.onFigures(message);
+      handle(message);
     });
     socket.addEventListener("close", (event) => this.closed(socket, event.code));
     this.expect(socket);
@@ -71,7 +72,7 @@ export class Feed {
       const answer = await fetch(this.basicUrl, { headers: { Accept: "application/json" } });
       if (!this.polling) return;
       if (!answer.ok) throw new Error(String(answer.status));
-      this.onFigures(await answer.json());
+      this.handlers.metrics(await answer.json());
       this.onState("polling", "Every two seconds; the live connection is being opened again");
     } catch {
       if (this.polling) this.onState("lost", "The server does not answer. Trying again …");

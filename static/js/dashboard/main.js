@@ -83,9 +83,13 @@ function show(body) {
   by("alerts").hidden = body.alerts.length === 0;
   by("alert-list").replaceChildren(...body.alerts.map(alertItem));
   by("slowest").replaceChildren(slowestTable(body.slowest, STAGES));
-  by("models").replaceChildren(modelTable(body.models));
-  by("rollouts").replaceChildren(rolloutTable(body.models));
-  by("system").replaceChildren(systemFigures(body.system));
+  showFull(body);
+}
+
+function showFull({ models, system }) {
+  by("models").replaceChildren(modelTable(models));
+  by("rollouts").replaceChildren(rolloutTable(models));
+  by("system").replaceChildren(systemFigures(system));
 }
 
 const time = (at) => new Date(at * 1000).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
@@ -98,7 +102,6 @@ function showStages(history) {
   const sums = names.length ? stacked(own).map((column) => column.map((value, index) => (own.every((stage) => stage[index] === null) ? null : value))) : [];
   const latest = whole.findLast((value) => value !== null) ?? null;
   charts.stages.draw({
-    // The uppermost area is drawn first, the others over it.
     data: [history.at, ...sums.toReversed(), whole],
     series: [...stageSeries(names, own).toReversed(), line("whole query", "--ink", (value) => `${value.toFixed(1)} ms`)],
     summary: `${percentile === "p95_ms" ? "p95" : "p50"} of ${names.join(", ")}, stacked. The whole query took ${short(latest)} milliseconds lately.`,
@@ -151,7 +154,8 @@ function showErrors(history) {
 by("ranges").addEventListener("change", refresh);
 root.addEventListener("change", (event) => event.target.name === "percentile" && last && showStages(last.history));
 new MutationObserver(() => last && show(last)).observe(document.documentElement, { attributeFilter: ["data-theme"] });
-new Feed(root.dataset.socket, root.dataset.basicUrl, showNow, (state, text) => {
+const feed = { "metrics": showNow, "metrics.full": showFull };
+new Feed(root.dataset.socket, root.dataset.basicUrl, feed, (state, text) => {
   by("feed").dataset.state = state;
   if (by("feed-text").textContent !== text) by("feed-text").textContent = text;
 });

@@ -57,7 +57,7 @@ export function slowestTable(queries, stages) {
       query.variant,
     ];
   });
-  return element("div", { class: "meters" }, key, rows([["When"], ["Request", "optional"], ["Took", "number"], ["Spent in", "split"], ["Collection"], ["Variant", "optional"]], lines));
+  return element("div", { class: "meters" }, key, rows([["When"], ["Request", "optional"], ["Took", "number"], ["Spent in", "split"], ["Collection", "optional"], ["Variant", "optional"]], lines));
 }
 
 const GOOD = new Set(["ready", "loaded", "ok", "live", "active"]);

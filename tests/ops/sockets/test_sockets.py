@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from channels.layers import get_channel_layer
 from channels.routing import URLRouter
 from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session
+from django.db import OperationalError
 from django.test import Client
 from django.urls import path
 from pytest_django.fixtures import Settings
@@ -19,9 +21,11 @@ from pytest_django.fixtures import Settings
 from ops import keys
 from ops.contracts.principal import SYSTEM, Scope
 from ops.contracts.problems import Conflict
+from ops.sockets import metrics
 from ops.sockets.consumer import SESSIONS, SocketConsumer
 from ops.sockets.groups import tell
 from ops.sockets.handshake import PrincipalOfSocket
+from ops.sockets.metrics import PUSHES
 from tests.ops.sockets.client import opened
 from tests.serving import free_port
 from zenglow_site.embedded.stack import EmbeddedStack
@@ -126,6 +130,65 @@ class TestOpening:
             str(route.pattern) for route in websocket_urlpatterns if not route.callback.consumer_class.required_scope
         ]
         assert undeclared == []
+
+
+class TestFigures:
+    @pytest.mark.parametrize(
+        ("query", "kinds"),
+        [
+            ("", ["metrics"]),
+            ("?figures=full", ["metrics.full"]),
+            ("?figures=basic,full", ["metrics", "metrics.full"]),
+            ("?figures=full,full", ["metrics.full"]),
+        ],
+    )
+    async def test_a_client_chooses_them(
+        self, keys_off: None, live_models: None, monkeypatch: pytest.MonkeyPatch, query: str, kinds: list[str]
+    ) -> None:
+        monkeypatch.setattr(metrics, "PUSHES", {name: replace(one, interval_s=0) for name, one in PUSHES.items()})
+        async with opened(application(), f"/ws/metrics{query}") as socket:
+            assert socket is not None
+            first = await socket.next()
+            others = {(await socket.next())["type"] for _ in range(20)} if len(kinds) == 1 else set()
+            assert {first["type"], *others} <= set(kinds)
+            for kind in kinds:
+                await socket.next_of(kind)
+
+    async def test_they_are_those_of_the_routes_of_the_same_names(
+        self, keys_off: None, live_models: None, local: Client
+    ) -> None:
+        async with opened(application(), "/ws/metrics?figures=full") as socket:
+            assert socket is not None
+            message = await socket.next()
+        answer = await sync_to_async(local.get)("/metrics/json")
+        assert message.pop("type") == "metrics.full"
+        assert message.keys() == answer.json().keys() == {"system", "query_stats", "models"}
+        assert message["models"] == answer.json()["models"]
+
+    async def test_unknown_ones_are_refused_with_those_there_are(self, keys_off: None) -> None:
+        async with opened(application(), "/ws/metrics?figures=basic,all") as socket:
+            assert socket is not None
+            problem = (await socket.next_of("problem"))["problem"]
+            assert problem["detail"] == "There are no figures 'basic,all': write ?figures=basic or full or basic,full."
+            assert (await socket.next_of("closed"))["code"] == 4400
+
+    async def test_a_database_that_is_away_is_told_and_the_others_go_on(
+        self, keys_off: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def away() -> dict[str, Any]:
+            raise OperationalError("connection failed: secret")
+
+        pushes = PUSHES | {"full": replace(PUSHES["full"], figures=away, interval_s=0)}
+        monkeypatch.setattr(metrics, "PUSHES", pushes)
+        async with opened(application(), "/ws/metrics?figures=basic,full") as socket:
+            assert socket is not None
+            for _ in range(2):
+                told = await socket.next_of("problem")
+                assert (told["problem"]["status"], told["problem"]["detail"]) == (
+                    503,
+                    "The database can't be reached just now.",
+                )
+            await socket.next_of("metrics")
 
 
 class TestWhileOpen:
