@@ -16,6 +16,7 @@ import platform
 import random
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.hardened import hardened
 from bench.public import SLUG, ensure_indexed, judged_queries
 from bench.serving import Client, at_once, percentile, time_ms, web_server
 
@@ -84,6 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--queries", type=int, default=60, help="uncached queries of each round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--hardened", action="store_true", help="with all that `bench.hardened` turns on")
     parser.add_argument("--write", action="store_true", help=f"write the results to docs/{PAGE.name}")
     options = parser.parse_args()
     chunks = ensure_indexed()
@@ -94,14 +97,21 @@ def main() -> None:
     texts = distinct_queries(single + options.rounds * BATCHES * CONCURRENCY)
     parts = BareParts(texts[:WARM_UP])
     rounds = []
-    with web_server() as (_, port), Client(port) as client:
+    with ExitStack() as stack:
+        key = stack.enter_context(hardened()) if options.hardened else None
+        _, port = stack.enter_context(web_server())
+        client = stack.enter_context(Client(port, key))
         for text in texts[:WARM_UP]:
             client.post_json("/rag/query2", {"query": text, "collection": SLUG})
         for number in range(options.rounds):
             asked = texts[WARM_UP + number * options.queries :][: options.queries]
             crowd = texts[single + number * BATCHES * CONCURRENCY :][: BATCHES * CONCURRENCY]
             rounds.append(
-                Round(uncached(client, parts, asked), cached(client, texts[0]), sixteen_at_once(port, parts, crowd))
+                Round(
+                    uncached(client, parts, asked),
+                    cached(client, texts[0]),
+                    sixteen_at_once(port, parts, crowd, key),
+                )
             )
             print(rounds[-1], flush=True)
     text = report(rounds, chunks, parts.threads, options)
@@ -238,11 +248,11 @@ def cached(client: Client, text: str) -> Cached:
     return Cached(Side.of(hits), Side.of(views))
 
 
-def sixteen_at_once(port: int, parts: BareParts, texts: list[str]) -> Crowd:
+def sixteen_at_once(port: int, parts: BareParts, texts: list[str], key: str | None = None) -> Crowd:
     jobs = [
         lambda client, text=text: client.post_json("/rag/query2", {"query": text, "collection": SLUG}) for text in texts
     ]
-    durations_ms, elapsed_s, failed = at_once(jobs, port, CONCURRENCY)
+    durations_ms, elapsed_s, failed = at_once(jobs, port, CONCURRENCY, key)
     batches = [texts[start : start + CONCURRENCY] for start in range(0, len(texts), CONCURRENCY)]
     bare_ms = sum(time_ms(lambda batch=batch: parts.embedder.embed_documents(batch)) for batch in batches)
     return Crowd(Side.of(durations_ms), len(durations_ms) / elapsed_s, len(texts) / bare_ms * 1000, failed)
@@ -263,6 +273,7 @@ def report(rounds: list[Round], chunks: int, threads: int, options: argparse.Nam
         target = f"{'at least' if at_least else 'at most'} {bar:g}"
         return f"| {name} | {reached:.2f} | {each} | {target} | {'met' if met else 'not met'} |"
 
+    how = " with keys, limits, JSON logs, scrubbing and traces" if options.hardened else " with everything on"
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     lines = [
         "# Performance",
@@ -271,7 +282,7 @@ def report(rounds: list[Round], chunks: int, threads: int, options: argparse.Nam
         f"{os.cpu_count()} processors, {memory_gib:.0f} GiB, load {os.getloadavg()[2]:.1f}. Other work ran beside it: "
         "read ratios, not milliseconds.",
         "",
-        f"`POST /rag/query2` over HTTP with everything on, against {chunks:,} chunks, in {options.rounds} rounds of "
+        f"`POST /rag/query2` over HTTP{how}, against {chunks:,} chunks, in {options.rounds} rounds of "
         f"{options.queries} uncached queries, {HITS} cache hits and {BATCHES * CONCURRENCY} queries of {CONCURRENCY} "
         "clients. The sides take turns query by query, the clients and the bare encoder round by round. Each figure "
         "is the median of those of the rounds.",

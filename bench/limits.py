@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 
 from bench.serving import Client, time_ms, web_server
-from bench.setup import set_up
+from bench.setup import prepare
 
 CALLS = 2000
 ROUNDS = 5
@@ -23,7 +23,7 @@ BODY = json.dumps({"query": "How are fusion weights rolled back?", "collection":
 
 
 def main() -> int:
-    set_up()
+    prepare()
     from django_redis import get_redis_connection
 
     from ops.limits.buckets import Bucket, Limit, LocalBuckets, SharedBuckets

@@ -67,14 +67,15 @@ def serving(
 class Client:
     """One keep-alive connection. Any answer but 200 ends the benchmark."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, key: str | None = None) -> None:
+        self._headers = {"Content-Type": "application/json"} | ({} if key is None else {"X-API-Key": key})
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=REQUEST_TIMEOUT_S)
         self._connection.connect()
         assert self._connection.sock is not None
         self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def post(self, path: str, body: bytes, method: str = "POST") -> bytes:
-        self._connection.request(method, path, body, {"Content-Type": "application/json"})
+        self._connection.request(method, path, body, self._headers)
         response = self._connection.getresponse()
         content = response.read()
         if response.status != 200:
@@ -100,7 +101,9 @@ def time_ms(work: Callable[[], object]) -> float:
     return (time.perf_counter() - started) * 1000
 
 
-def at_once(jobs: Sequence[Callable[[Client], object]], port: int, workers: int) -> tuple[list[float], float, int]:
+def at_once(
+    jobs: Sequence[Callable[[Client], object]], port: int, workers: int, key: str | None = None
+) -> tuple[list[float], float, int]:
     """Run the jobs from ``workers`` threads with a connection each.
 
     Returns each job's milliseconds, the seconds that all took together, and how many failed.
@@ -112,7 +115,7 @@ def at_once(jobs: Sequence[Callable[[Client], object]], port: int, workers: int)
     ready = threading.Barrier(workers + 1)
 
     def work() -> None:
-        with Client(port) as client:
+        with Client(port, key) as client:
             ready.wait()
             while True:
                 with lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from copy import copy
 from datetime import datetime, timedelta
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ from django.views.decorators.http import require_POST
 
 from ops import alerts, keys
 from ops.alerting import delivery, rules
+from ops.alerting.figures import replay_figures
 from ops.authentication import user_principal
 from ops.contracts.measures import measures
 from ops.contracts.principal import Principal, Scope
@@ -162,15 +164,31 @@ class AuditEventAdmin(ReadOnlyAdmin):
     date_hierarchy = "occurred_at"
 
 
+class StillOpen(admin.SimpleListFilter):
+    """Open alerts, or those that are over."""
+
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("open", "Open"), ("over", "Over")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[AlertEvent]) -> QuerySet[AlertEvent]:
+        return queryset if self.value() is None else queryset.filter(resolved_at__isnull=self.value() == "open")
+
+
 @admin.register(AlertEvent)
 class AlertEventAdmin(ReadOnlyAdmin):
-    list_display = (
-        *("last_raised_at", "severity", "name", "message", "count"),
-        *("opened_at", "acknowledged_by", "resolved_at"),
-    )
-    list_filter = ("severity", ("resolved_at", admin.EmptyFieldListFilter))
+    list_display = ("message", "severity", "situation", "last_raised_at", "count", "name")
+    list_filter = ("severity", StillOpen)
     search_fields = ("name", "message")
     actions = ("acknowledge", "close")
+
+    @admin.display(description="state", ordering="resolved_at")
+    def situation(self, event: AlertEvent) -> str:
+        if event.resolved_at:
+            return f"over since {timezone.localtime(event.resolved_at):%d %b %H:%M}"
+        return f"acknowledged by {event.acknowledged_by}" if event.acknowledged_at else "open"
 
     def has_work_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("ops.change_alertevent")
@@ -200,6 +218,8 @@ class RuleForm(forms.ModelForm[AlertRule]):
             *("name", "enabled", "measure", "labels", "comparison", "threshold", "clear_threshold"),
             *("window_s", "for_s", "severity", "description", "silenced_until"),
         )
+        labels = {"window_s": "Window, in seconds", "for_s": "For, in seconds"}
+        widgets = {"labels": forms.Textarea(attrs={"rows": 2, "cols": 60})}
 
 
 @admin.register(AlertRule)
@@ -207,6 +227,7 @@ class AlertRuleAdmin(admin.ModelAdmin[AlertRule]):
     """Rules are data: what they watch is what apps have registered."""
 
     form = RuleForm
+    change_form_template = "admin/ops/alertrule/change_form.html"
     list_display = ("name", "watches", "phase", "value", "severity", "enabled", "silenced_until")
     list_filter = ("enabled", "severity")
     list_select_related = ("state",)
@@ -222,6 +243,8 @@ class AlertRuleAdmin(admin.ModelAdmin[AlertRule]):
 
     @admin.display(description="phase")
     def phase(self, rule: AlertRule) -> str:
+        if not rule.enabled:
+            return "off"
         if not hasattr(rule, "state"):
             return "not read yet"
         return f"can't be read: {rule.state.fault}" if rule.state.fault else rule.state.phase
@@ -243,9 +266,33 @@ class AlertRuleAdmin(admin.ModelAdmin[AlertRule]):
     def end_silence(self, request: HttpRequest, queryset: QuerySet[AlertRule]) -> None:
         self._silence(request, queryset, None)
 
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> AlertRule | None:
+        rule = super().get_object(request, object_id, from_field)
+        request.replayed_rule = copy(rule)  # type: ignore[attr-defined]  # the form writes what was entered into the other
+        return rule
+
+    def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> Any:
+        if (rule := getattr(request, "replayed_rule", None)) is not None:
+            asked = request.GET.get("since", "")
+            period = asked if asked in REPLAY_PERIODS else REPLAY_PERIODS[0]
+            context |= {"replay_periods": REPLAY_PERIODS, "replay_period": period, **_replayed(rule, period)}
+        return super().render_change_form(request, context, *args, **kwargs)
+
     def _silence(self, request: HttpRequest, queryset: QuerySet[AlertRule], until: datetime | None) -> None:
         for rule in queryset:
             rules.silence(rule, until, by=user_principal(request.user))  # type: ignore[arg-type]
+
+
+REPLAY_PERIODS = ("24h", "1h", "7d")
+
+
+def _replayed(rule: AlertRule, period: str) -> dict[str, Any]:
+    """The plot of a rule over a period, or why there is none."""
+    try:
+        figures = replay_figures(rules.replay(rule, parse_period(period), now=timezone.now()))
+    except Problem as problem:
+        return {"replay_fault": str(problem)}
+    return {"replay": figures, "fired": zip(figures.replay.fired, figures.worst, strict=True) if figures else ()}
 
 
 @admin.register(AlertChannel)
@@ -305,21 +352,21 @@ class AlertDeliveryAdmin(ReadOnlyAdmin):
 class QueryPerformanceAdmin(ReadOnlyAdmin):
     """How single queries went. Counting millions of rows for the page numbers would be slow."""
 
-    list_display = (
-        "occurred_at",
-        "request_id",
-        "collection",
-        "variant",
-        "cache",
-        "status",
-        "result_count",
-        "pipeline_ms",
-    )
+    list_display = ("occurred_at", "request", "took", "collection", "variant", "cache", "status", "result_count")
     list_filter = ("cache", "status")
     search_fields = ("request_id__exact",)
     paginator = LatestRows
     show_full_result_count = False
     list_per_page = 50
+
+    @admin.display(description="request")
+    def request(self, row: QueryPerformance) -> str:
+        """Enough of the id to tell it; all of it is on the page of the query."""
+        return format_html('<code title="{}">{}</code>', row.request_id, str(row.request_id)[:13])
+
+    @admin.display(description="ms", ordering="pipeline_ms")
+    def took(self, row: QueryPerformance) -> str:
+        return "–" if row.pipeline_ms is None else f"{row.pipeline_ms:,.1f}"
 
     def get_urls(self) -> list[Any]:
         report = self.admin_site.admin_view(self.report)

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
 from tests.e2e.conftest import ARGUMENTS, DEADLINE_MS
-from tests.serving import Zenglow, installations
+from tests.serving import Zenglow, installations, prepared_data  # noqa: F401  (a fixture)
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("serve")]
 

@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import re
 import uuid
+from datetime import timedelta
 
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
-from ops import audit, keys
+from ops import alerts, audit, keys
 from ops.alerts import raise_alert
 from ops.contracts.principal import SYSTEM, Scope
 from ops.keys import REVOKE_KEY
-from ops.models import AlertSeverity, ApiKey, AuditEvent, QueryPerformance
+from ops.models import AlertRule, AlertSeverity, ApiKey, AuditEvent, QueryPerformance
+from tests.ops.performance.rows import row, write
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("keys_on")]
 
@@ -108,3 +110,42 @@ class TestRecords:
     def test_it_is_closed_to_people_who_are_not_staff(self, local: Client, person: User) -> None:
         local.force_login(person)
         assert local.get("/admin/ops/apikey/").status_code == 302
+
+
+class TestRules:
+    def test_its_page_draws_what_it_would_have_said(self, administrator: Client) -> None:
+        rule = AlertRule.objects.get(name="slow-queries")
+        page = f"/admin/ops/alertrule/{rule.pk}/change/"
+        assert "there was nothing to read" in administrator.get(page).text
+        now = timezone.now()
+        for minutes, pipeline_ms in [*((ago, 4000.0) for ago in range(60, 90)), *((ago, 20.0) for ago in range(5, 20))]:
+            at = now - timedelta(minutes=minutes)
+            write(row(occurred_at=at, timings_ms={"pipeline_ms": pipeline_ms}) for _ in range(3))
+        shown = administrator.get(page).text
+        assert 'class="less"' in shown
+        assert 'class="plain"' in shown
+        assert shown.count('<td class="number">') == 1
+        assert "It would have fired" in shown
+        assert "It would not have fired." in administrator.get(f"{page}?since=1h").text
+
+    def test_a_form_that_is_wrong_is_shown_with_the_plot_of_what_is_saved(self, administrator: Client) -> None:
+        rule = AlertRule.objects.get(name="slow-queries")
+        shown = administrator.post(
+            f"/admin/ops/alertrule/{rule.pk}/change/", {"name": "slow-queries", "threshold": "x"}
+        )
+        assert shown.status_code == 200
+        assert "errorlist" in shown.text
+        assert "What it would have said" in shown.text
+
+    def test_a_rule_that_is_off_says_so(self, administrator: Client) -> None:
+        AlertRule.objects.update(enabled=False)
+        assert "not read yet" not in administrator.get("/admin/ops/alertrule/").text
+
+    def test_open_alerts_are_told_from_those_that_are_over(self, administrator: Client) -> None:
+        raise_alert("disk", AlertSeverity.WARNING, "nearly full")
+        raise_alert("ram", AlertSeverity.WARNING, "all taken")
+        alerts.close(alerts.find_open("ram"), by=SYSTEM)
+        opened, over = (administrator.get(f"/admin/ops/alertevent/?state={state}").text for state in ("open", "over"))
+        assert ("nearly full" in opened, "all taken" in opened) == (True, False)
+        assert ("nearly full" in over, "all taken" in over) == (False, True)
+        assert "over since" in over
