@@ -21,6 +21,7 @@ from ops.api.parsing import parse_json
 from ops.contracts.metrics import declare_counter, declare_gauge
 from ops.contracts.principal import Principal, PrincipalKind
 from ops.contracts.problems import AuthenticationNeeded, Forbidden, InternalError, InvalidRequest, Problem, TooLarge
+from ops.keys import forget_verifications
 from ops.sockets.groups import PRINCIPALS_CHANGED
 from ops.sockets.handshake import charge_socket
 from ops.sockets.refusal import CONNECTIONS, FAULT, Scope, close_code, problem_message
@@ -29,8 +30,9 @@ from ops.sockets.threads import in_thread
 SESSIONS = declare_gauge("zenglow_websocket_sessions", "Websockets that are open.", ("socket",))
 MESSAGES = declare_counter("zenglow_websocket_messages", "Messages over websockets.", ("socket", "direction"))
 
-KEY_CHECK_INTERVAL_S = 0.5
-"""How often an open socket asks whether its API key still opens it. The answer is cached per process (`ops.keys`)."""
+KEY_CHECK_INTERVAL_S = 0.3
+"""How often an open socket asks whether its API key still opens it. The answer is reused within a process (`ops.keys`),
+so that the database is asked no more often than that allows, however many sockets are open."""
 PERSON_CHECK_INTERVAL_S = 5.0
 """The same for a signed-in person, which takes three small queries."""
 
@@ -192,7 +194,8 @@ class SocketConsumer(AsyncWebsocketConsumer):
     # --- rights that change ----
 
     async def principals_changed(self, message: dict[str, Any]) -> None:
-        """Somebody's rights were changed in some process."""
+        """Somebody's rights were changed in some process, so that what this one remembers of keys may be wrong."""
+        forget_verifications()
         await self._check_principal()
 
     async def _watch_principal(self) -> None:
