@@ -85,15 +85,15 @@ def look_at_indexes() -> Iterator[Finding]:
         slug, n = row["collection__slug"], row["n"]
         yield Finding(Level.NOTE, f"{slug} has {n:,} chunks and no vector index.", f"manage.py ann build {slug}")
     live = AnnConfig.objects.filter(state=AnnState.LIVE).exclude(index_name="").values("collection__slug", "index_name")
-    last_scans = _last_scans([row["index_name"] for row in live])
+    last_scans = _last_scans([config["index_name"] for config in live])
     since = timezone.now() - timedelta(hours=1)
     computed = Counter(
         QueryPerformance.objects.filter(occurred_at__gte=since, cache="none", mode="pgvector", status=200).values_list(
             "collection", flat=True
         )
     )
-    for row in live:
-        slug, name = row["collection__slug"], row["index_name"]
+    for config in live:
+        slug, name = config["collection__slug"], config["index_name"]
         command = f"manage.py ann build {slug} --activate"
         if name not in last_scans:
             yield Finding(Level.TROUBLE, f"The live vector index of {slug}, {name}, does not exist.", command)
