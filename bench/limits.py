@@ -12,18 +12,18 @@ import sys
 from collections.abc import Callable
 
 from bench.serving import Client, time_ms, web_server
-from bench.setup import prepare
+from bench.setup import SMALL, ensure_small
 
 CALLS = 2000
 ROUNDS = 5
 REQUESTS = 300
 ALLOWED_MS = 1.0
 PLENTY = 1_000_000
-BODY = json.dumps({"query": "How are fusion weights rolled back?", "collection": "default"}).encode()
+BODY = json.dumps({"query": "How are fusion weights rolled back?", "collection": SMALL}).encode()
 
 
 def main() -> int:
-    prepare()
+    ensure_small()
     from django_redis import get_redis_connection
 
     from ops.limits.buckets import Bucket, Limit, LocalBuckets, SharedBuckets

@@ -14,7 +14,7 @@ import sys
 import tempfile
 
 from bench.serving import Client, percentile, time_ms, web_server
-from bench.setup import prepare
+from bench.setup import ensure_small
 
 CALLS = 400
 WARM_UP = 20
@@ -22,12 +22,12 @@ AIM_MS = 1.0
 
 
 def main() -> int:
-    prepare()
+    collection = ensure_small()
     with tempfile.TemporaryDirectory() as shared:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared
         with web_server() as (_, port), Client(port) as client:
             for number in range(WARM_UP):
-                client.post_json("/rag/query2", {"query": f"question {number}", "collection": "default"})
+                client.post_json("/rag/query2", {"query": f"question {number}", "collection": collection})
             answer = client.post("/metrics/basic", b"", method="GET")
             client.post("/bench/same-bytes", answer, method="PUT")
             sides: dict[str, list[float]] = {"/metrics/basic": [], "the same bytes": []}

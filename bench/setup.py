@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 DATA_DIR = Path(__file__).resolve().parent.parent / "var" / "bench"
+SMALL = "bench-small"
 
 
 def prepare() -> None:
@@ -26,3 +27,21 @@ def prepare() -> None:
         EmbeddedStack(settings.ZENGLOW_DATA_DIR).ensure()
     call_command("migrate", verbosity=0)
     seed(print)
+
+
+def ensure_small() -> str:
+    """A collection of a few passages, indexed once; its slug. For what does not depend on the passages."""
+    prepare()
+    from ops.contracts.principal import SYSTEM
+    from rag.ingest.plan import Offer
+    from rag.ingest.service import process_batch, start_run
+    from rag.models import Collection
+
+    collection, is_new = Collection.objects.get_or_create(slug=SMALL)
+    if is_new:
+        texts = [f"Lighthouse {number} was lit {number} times, and its keeper wrote it down." for number in range(30)]
+        offers = [Offer(f"l{number}", text.encode(), source=f"l{number}") for number, text in enumerate(texts)]
+        run = start_run(collection, offers, SYSTEM, "command", enqueue=False)
+        while process_batch(run.id):
+            pass
+    return SMALL
