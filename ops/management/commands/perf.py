@@ -28,6 +28,7 @@ from ops.terminal import console
 from ops.written_report import written_report
 
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
+SHORT_TIME_FORMAT = "%d %b %H:%M:%S"
 SPARKLINE_CHARACTERS = 26
 SPARKLINE_FROM_COLUMNS = 105
 """A narrower terminal has no room for it beside the figures."""
@@ -136,21 +137,15 @@ class Command(BaseCommand):
         if not rows:
             self.stdout.write(f"No query of the last {options['since']} has a time for {stage}.")
             return
-        table = Table()
-        for heading in ("began", "request", "collection", "variant", "cache"):
-            table.add_column(heading, overflow="fold")
-        table.add_column(f"{stage} ms", justify="right")
-        table.add_column("of which, in ms", overflow="fold")
+        table = Table(show_lines=True)
+        table.add_column("began", no_wrap=True)
+        table.add_column(f"{stage} ms", justify="right", no_wrap=True)
+        table.add_column("of which, in ms; where; request", overflow="fold")
         for row in rows:
-            table.add_row(
-                f"{row.occurred_at:{TIME_FORMAT}}",
-                str(row.request_id),
-                Text(row.collection),
-                Text(row.variant),
-                row.cache,
-                _ms(getattr(row, f"{stage}_ms")),
-                " · ".join(f"{name} {value:.1f}" for name, value in stage_split(row).items()),
-            )
+            split = " · ".join(f"{name} {value:.1f}" for name, value in stage_split(row).items())
+            where = f"{row.collection}, {row.variant}, cache {row.cache}, status {row.status}"
+            about = Text("\n".join((split, where, str(row.request_id))))
+            table.add_row(f"{row.occurred_at:{SHORT_TIME_FORMAT}}", _ms(getattr(row, f"{stage}_ms")), about)
         self.console.print(table)
 
     def do_status(self, options: Mapping[str, Any]) -> None:

@@ -213,6 +213,17 @@ class TestCommand:
         (query,) = json.loads(perf("slow", "--json"))
         assert (query["status"], query["stages_ms"]) == (500, {"other": 12.0})
 
+    def test_the_slowest_are_read_in_a_narrow_terminal(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        slowest = row(
+            occurred_at=timezone.now(), timings_ms={"pipeline_ms": 341.7, "embed_ms": 97.5, "retrieval_ms": 99.9}
+        )
+        write([slowest, row(occurred_at=timezone.now() - timedelta(minutes=5))])
+        shown = perf("slow", "--since", "1h")
+        assert "embed 97.5 · retrieval 99.9 · other 144.3" in shown
+        assert str(slowest.request_id) in shown
+        assert shown.index("341.7") < shown.index("12.0")
+
     def test_it_writes_plots_that_load_nothing(self, tmp_path: Path) -> None:
         write([row(occurred_at=timezone.now() - timedelta(minutes=5), timings_ms={"pipeline_ms": 9, "embed_ms": 2})])
         perf("report", "--since", "1h", "--html", str(tmp_path / "report.html"))
