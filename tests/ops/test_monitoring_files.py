@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from ops.contracts.metrics import metric_declarations
-from zenglow_site import routing  # noqa: F401  (declares the metrics of websockets)
+from zenglow_site import routing, urls  # noqa: F401  (declare the metrics of websockets and of what is called)
 
 DOCKER = Path(__file__).resolve().parents[2] / "docker"
 ALERTS = yaml.safe_load((DOCKER / "prometheus" / "alerts.yml").read_text("utf-8"))["groups"][0]["rules"]
@@ -73,7 +73,8 @@ KINDS = (
     *("zenglow_gpu_memory_bytes", "zenglow_gpu_temperature_celsius", "zenglow_system_cpu_ratio"),
     *("zenglow_system_memory_bytes", "zenglow_system_disk_bytes", "zenglow_system_swap_bytes", "zenglow_system_load1"),
     *("zenglow_processes", "zenglow_processes_memory_bytes", "zenglow_processes_threads"),
-    *("zenglow_processes_open_files",),
+    *("zenglow_processes_open_files", "zenglow_answers", "zenglow_answer_first_token_seconds"),
+    *("zenglow_answer_citations_removed", "zenglow_answer_sentences_unsupported"),
 )
 
 
