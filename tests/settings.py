@@ -7,7 +7,7 @@ _root = Path(__file__).resolve().parent.parent
 for _name in list(os.environ):
     if _name.startswith(
         (
-            *("RAG_", "OPS_", "REGISTRY_", "FUSION_", "REDIS_", "DATABASE_"),
+            *("RAG_", "OPS_", "REGISTRY_", "VOICE_", "FUSION_", "REDIS_", "DATABASE_"),
             *("CELERY_BROKER", "SUPABASE_", "MILVUS_", "VAULT_"),
         )
     ) or _name in {

@@ -14,7 +14,7 @@ import yaml
 from django.core.management import get_commands, load_command_class
 
 ROOT = Path(__file__).resolve().parent.parent
-APPS = ("ops", "models_registry", "rag", "zenglow_site")
+APPS = ("ops", "models_registry", "rag", "voice", "zenglow_site")
 FOLDERS = (*APPS, "tests", "bench", "scripts", "docs", "static", "templates")
 
 

@@ -73,7 +73,7 @@ def test_it_gives_a_reason_for_every_direct_dependency_and_for_nothing_else() ->
         assert all(reasons.values())
 
 
-PRODUCT = ("ops", "models_registry", "rag", "zenglow_site")
+PRODUCT = ("ops", "models_registry", "rag", "voice", "zenglow_site")
 DEVELOPMENT = ("tests", "bench", "scripts")
 
 NEEDED_BY_OTHERS = {"async-timeout"}

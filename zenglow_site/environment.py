@@ -11,7 +11,7 @@ from pathlib import Path
 # Each import declares its app's variables.
 import models_registry.conf  # noqa: F401
 import ops.conf  # noqa: F401
-import rag.conf  # noqa: F401
+import voice.conf  # noqa: F401
 import zenglow_site.conf  # noqa: F401
 from ops.contracts.env import Environment, Fault, limit_library_threads, load, warn_of_deprecations
 from ops.proxies import trusted_networks

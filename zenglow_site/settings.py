@@ -59,6 +59,7 @@ INSTALLED_APPS = [
     "ops",
     "models_registry",
     "rag",
+    "voice",
     "zenglow_site.apps.SiteConfig",
 ]
 
@@ -284,6 +285,7 @@ globals().update(
     {
         name: value.value
         for name, value in ENVIRONMENT.values.items()
-        if name.startswith(("RAG_", "OPS_", "REGISTRY_", "SUPABASE_", "MILVUS_", "VAULT_")) and name not in globals()
+        if name.startswith(("RAG_", "OPS_", "REGISTRY_", "VOICE_", "SUPABASE_", "MILVUS_", "VAULT_"))
+        and name not in globals()
     }
 )

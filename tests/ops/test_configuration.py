@@ -19,7 +19,7 @@ from ops import configuration
 from ops.contracts.env import ConfigurationError, Kind, Variable, declared, load, parse, unknown_names
 
 BASE_DIR = Path(django_settings.BASE_DIR)
-PACKAGES = ("ops", "models_registry", "rag", "zenglow_site")
+PACKAGES = ("ops", "models_registry", "rag", "voice", "zenglow_site")
 
 NUMBER = Variable("RAG_NUMBER", Kind.INTEGER, "A number.", default=3, minimum=1, maximum=9)
 SWITCH = Variable("OPS_SWITCH", Kind.BOOLEAN, "A switch.", default=False, stage_defaults={"prod": True})

@@ -15,7 +15,7 @@ from rag.models import Collection, IndexRun, RunState
 from zenglow_site.environment import BASE_DIR
 
 ORIGIN = "starter"
-SOURCES = ("README.md", "docs", "ops", "models_registry", "rag", "zenglow_site")
+SOURCES = ("README.md", "docs", "ops", "models_registry", "rag", "voice", "zenglow_site")
 ATTEMPTS_TO_REACH_A_WORKER = 30
 """Of about a second each: the worker starts together with this command."""
 

@@ -1,0 +1,257 @@
+"""What every engine must do, whichever it is; tried with those that ship."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.patience import PATIENCE_S, eventually
+from tests.voice.sounds import frames, noise, pcm_of, silence, tone
+from voice.engines.contracts import (
+    LONGEST_TEXT,
+    EngineBusyError,
+    EngineCrashedError,
+    EngineError,
+    EngineMissingError,
+    SpeechToText,
+    Style,
+    TextToSpeech,
+    Transcript,
+)
+from voice.engines.listening import LONGEST_MS, ListeningPool
+from voice.engines.silero import SileroVad
+from voice.engines.speaking import PhraseCache, SpeakingPool
+from voice.engines.workers import Child
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+class TestVoiceActivity:
+    def test_it_hears_speech_and_neither_noise_nor_tones_nor_silence(self) -> None:
+        detector = SileroVad()
+
+        def loudest(pcm: bytes) -> float:
+            detector.reset()
+            return max(detector(frame) for frame in frames(pcm))
+
+        assert loudest(pcm_of("slow-queries")) > 0.9
+        assert loudest(pcm_of("restart-server")) > 0.9
+        assert loudest(silence(2000)) < 0.5
+        assert loudest(noise(2000)) < 0.5
+        assert loudest(tone(2000)) < 0.5
+
+    def test_two_streams_do_not_disturb_each_other(self) -> None:
+        pcm = pcm_of("slow-queries")
+        alone = SileroVad()
+        expected = [alone(frame) for frame in frames(pcm)]
+        one, other = SileroVad(), SileroVad()
+        mixed = []
+        for frame in frames(pcm):
+            mixed.append(one(frame))
+            other(bytes(len(frame)))
+        assert mixed == expected
+
+    def test_after_a_reset_it_hears_as_at_first(self) -> None:
+        detector = SileroVad()
+        pcm = pcm_of("stop")
+        first = [detector(frame) for frame in frames(pcm)]
+        detector.reset()
+        assert [detector(frame) for frame in frames(pcm)] == first
+
+    def test_a_frame_of_another_size_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="512"):
+            SileroVad()(bytes(100))
+
+
+class TestSpeechToText:
+    def test_it_tells_what_it_hears_while_somebody_speaks_and_all_of_it_at_the_end(self, ears: SpeechToText) -> None:
+        partial: list[Transcript] = []
+        recognition = ears.start(partial.append)
+        pcm = pcm_of("slow-queries")
+        for frame in frames(pcm):
+            recognition.feed(frame)
+        final = recognition.finish().result(PATIENCE_S)
+        assert final.is_final
+        assert "slow queries" in final.text
+        assert partial
+        assert not any(one.is_final for one in partial)
+        assert [one.audio_ms for one in partial] == sorted(one.audio_ms for one in partial)
+        assert final.audio_ms == len(list(frames(pcm))) * 32
+        assert [word.text for word in final.words] == final.text.split()
+        assert all(0 <= word.start_ms < word.end_ms <= final.audio_ms + 20 for word in final.words)
+        assert all(0 <= word.confidence <= 1 for word in final.words)
+        assert final.language == "en"
+
+    def test_it_hears_nothing_in_silence(self, ears: SpeechToText) -> None:
+        recognition = ears.start(lambda transcript: None)
+        recognition.feed(silence(600))
+        assert recognition.finish().result(PATIENCE_S).text == ""
+
+    def test_it_hears_nothing_in_nothing(self, ears: SpeechToText) -> None:
+        assert ears.start(lambda transcript: None).finish().result(PATIENCE_S).text == ""
+
+    def test_what_is_cancelled_leaves_the_engine_to_the_next(self, ears: SpeechToText) -> None:
+        cancelled = ears.start(lambda transcript: None)
+        cancelled.feed(pcm_of("slow-queries"))
+        cancelled.cancel()
+        assert cancelled.finish().cancelled()
+        following = ears.start(lambda transcript: None)
+        following.feed(pcm_of("restart-server"))
+        assert "restart" in following.finish().result(PATIENCE_S).text
+
+    def test_more_than_can_be_heard_at_a_stretch_is_refused(self, ears: SpeechToText) -> None:
+        recognition = ears.start(lambda transcript: None)
+        try:
+            with pytest.raises(EngineBusyError, match="300 s"):
+                recognition.feed(silence(LONGEST_MS + 1))
+        finally:
+            recognition.cancel()
+
+    def test_a_process_that_dies_in_the_middle_is_replaced_and_nothing_is_lost(self, ears: SpeechToText) -> None:
+        assert isinstance(ears, ListeningPool)
+        heard = threading.Event()
+        recognition = ears.start(lambda transcript: heard.set())
+        pcm = pcm_of("slow-queries")
+        recognition.feed(pcm[: len(pcm) // 2])
+        assert heard.wait(PATIENCE_S)
+        (pid,) = ears.pool.child_pids()
+        os.kill(pid, signal.SIGKILL)
+        recognition.feed(pcm[len(pcm) // 2 :])
+        assert "slow queries" in recognition.finish().result(PATIENCE_S).text
+        again = ears.start(lambda transcript: None)
+        again.feed(pcm_of("which-cache"))
+        assert "cache" in again.finish().result(PATIENCE_S).text.replace("cash", "cache")
+
+    def test_a_vocabulary_that_is_not_there_is_an_error_and_no_crash(self, ears: SpeechToText) -> None:
+        recognition = ears.start(lambda transcript: None, Path("/nowhere/at.all.lm.bin"))
+        with pytest.raises(EngineError):
+            recognition.finish().result(PATIENCE_S)
+        assert ears.start(lambda transcript: None).finish().result(PATIENCE_S).text == ""
+
+    def test_closing_ends_its_processes(self) -> None:
+        engine = ListeningPool("pocketsphinx", "voice.engines.pocketsphinx_child", size=1)
+        engine.warm_up()
+        (pid,) = engine.pool.child_pids()
+        engine.close()
+        assert engine.pool.child_pids() == []
+        eventually(lambda: not Path(f"/proc/{pid}").exists())
+
+
+class TestTextToSpeech:
+    def said(self, mouth: TextToSpeech, text: str, **about: object) -> bytes:
+        pieces: list[bytes] = []
+        mouth.speak(text, pieces.append, **about).done.result(PATIENCE_S)  # type: ignore[arg-type]
+        return b"".join(pieces)
+
+    def test_it_speaks_in_pieces(self, mouth: TextToSpeech) -> None:
+        pieces: list[bytes] = []
+        text = "The index is rebuilt at night, which takes about four minutes, and nobody notices it at all."
+        mouth.speak(text, pieces.append).done.result(PATIENCE_S)
+        samples = np.frombuffer(b"".join(pieces), "<i2")
+        assert len(pieces) > 3
+        assert len(samples) > 2 * mouth.sample_rate_hz
+        assert np.abs(samples).max() > 3000
+
+    @pytest.mark.parametrize("style", list(Style))
+    def test_every_style_and_voice_speaks(self, mouth: TextToSpeech, style: Style) -> None:
+        for voice in mouth.voices():
+            assert len(self.said(mouth, "One and two.", style=style, voice=voice)) > mouth.sample_rate_hz
+
+    def test_styles_differ_in_pace(self, mouth: TextToSpeech) -> None:
+        text = "Each query is embedded once, and its neighbours are looked up in the index of its collection."
+        teaching = self.said(mouth, text, style=Style.TEACHING)
+        encouraging = self.said(mouth, text, style=Style.ENCOURAGING)
+        assert len(teaching) > 1.1 * len(encouraging)
+
+    def test_what_is_cancelled_is_silent_at_once_and_the_next_is_whole(self, mouth: TextToSpeech) -> None:
+        pieces: list[bytes] = []
+        begun = threading.Event()
+
+        def take(pcm: bytes) -> None:
+            pieces.append(pcm)
+            begun.set()
+
+        whole = self.said(mouth, "And now something else.")
+        utterance = mouth.speak("nine hundred and ninety nine bottles. " * 25, take)
+        assert begun.wait(PATIENCE_S)
+        utterance.cancel()
+        count = len(pieces)
+        assert self.said(mouth, "And now something else.") == whole
+        # A phrase that is remembered asks no process, so another one shows that the process is free again.
+        assert self.said(mouth, "This was never said before.")
+        assert len(pieces) == count
+        assert utterance.done.cancelled()
+
+    def test_nothing_to_say_is_said_in_no_time(self, mouth: TextToSpeech) -> None:
+        for nothing in ("", "   ", "…"):
+            self.said(mouth, nothing)
+
+    def test_markup_is_read_and_not_obeyed(self, mouth: TextToSpeech) -> None:
+        assert self.said(mouth, '<audio src="/etc/passwd"/><mark name="x"/> hello \x00 there [[h@l"oU]]')
+
+    def test_too_much_or_an_unknown_voice_is_refused(self, mouth: TextToSpeech) -> None:
+        with pytest.raises(ValueError, match=str(LONGEST_TEXT)):
+            mouth.speak("x" * (LONGEST_TEXT + 1), lambda pcm: None)
+        with pytest.raises(ValueError, match="no voice"):
+            mouth.speak("hello", lambda pcm: None, voice="nobody")
+
+    def test_a_process_that_died_is_replaced(self, mouth: TextToSpeech) -> None:
+        assert isinstance(mouth, SpeakingPool)
+        self.said(mouth, "A first sentence, which is not remembered by anybody.")
+        (pid,) = mouth.pool.child_pids()
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: not Path(f"/proc/{pid}/exe").exists())
+        assert self.said(mouth, "A second sentence, which is not remembered by anybody.")
+
+    def test_short_phrases_are_remembered(self, mouth: TextToSpeech) -> None:
+        assert isinstance(mouth, SpeakingPool)
+        first = self.said(mouth, "Shall I go on?")
+        assert mouth.phrases.get(("Shall I go on?", mouth.voices()[0], Style.EXPLAINING.value)) == first
+
+    def test_the_memory_of_phrases_is_bounded(self) -> None:
+        phrases = PhraseCache(100)
+        for number in range(20):
+            phrases.put((str(number),), bytes(30))
+        assert phrases.size_bytes <= 100
+        assert phrases.get(("19",)) is not None
+        assert phrases.get(("0",)) is None
+
+
+class TestChildren:
+    def test_something_that_is_no_engine_is_told_with_what_it_said(self) -> None:
+        with pytest.raises(EngineCrashedError, match="No module named"):
+            Child("voice.engines.no_such_child")
+
+    def test_a_child_that_can_not_begin_says_what_to_install(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("voice.engines.workers.ROOT", tmp_path)
+        (tmp_path / "unready.py").write_text("import sys\nsys.stdout.buffer.write(b'E\\x05\\x00\\x00\\x00hello')\n")
+        with pytest.raises(EngineMissingError, match="hello"):
+            Child("unready")
+
+    def test_a_child_that_goes_silent_is_given_up(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("voice.engines.workers.ROOT", tmp_path)
+        ready = "import sys\nsys.stdout.buffer.write(b'R\\x00\\x00\\x00\\x00')\nsys.stdout.flush()\n"
+        (tmp_path / "silent.py").write_text(f"{ready}sys.stdin.buffer.read()\n")
+        child = Child("silent", answer_timeout_s=0.05)
+        try:
+            with pytest.raises(EngineCrashedError, match="nothing for too long"):
+                child.ask(b"S")
+        finally:
+            child.end()
+
+    def test_no_engine_brings_torch_along(self) -> None:
+        code = (
+            "import sys, voice.engines.silero, voice.engines.listening, voice.engines.speaking\n"
+            "voice.engines.silero.SileroVad()(bytes(1024))\n"
+            "assert 'torch' not in sys.modules and 'silero_vad' not in sys.modules"
+        )
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -1,0 +1,1 @@
+"""How the models of the voice agent are made."""
