@@ -416,12 +416,11 @@ def test_whatever_happens_it_never_speaks_twice_at_once_and_always_listens_again
     script: list[tuple[Event, int]], hands_free: bool
 ) -> None:
     manager, world, now_ms = TurnManager(hands_free=hands_free), World(), 0.0
-    for event, after_ms in script:
+    for drawn, after_ms in script:
         now_ms += after_ms
+        event = replace(drawn, silent_since_ms=now_ms) if isinstance(drawn, SpeechEnded) else drawn
         if not happens(manager, event):
             continue
-        if isinstance(event, SpeechEnded):
-            event = replace(event, silent_since_ms=now_ms)
         before = manager.state
         world.apply(event, before, manager.handle(event, now_ms))
         if manager.state is State.LISTENING:

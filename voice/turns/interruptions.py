@@ -45,52 +45,11 @@ class Judge(Protocol):
 
 
 WORD = re.compile(r"[a-z']+")
-BACKCHANNELS = frozenset(
-    [
-        "mm",
-        "mmm",
-        "hm",
-        "hmm",
-        "mhm",
-        "mm-hm",
-        "uh",
-        "huh",
-        "uh-huh",
-        "aha",
-        "ah",
-        "oh",
-        "yeah",
-        "yes",
-        "yep",
-        "yup",
-        "right",
-        "okay",
-        "ok",
-        "sure",
-        "i",
-        "see",
-        "got",
-        "it",
-        "good",
-        "great",
-        "nice",
-        "fine",
-        "exactly",
-        "true",
-        "indeed",
-        "interesting",
-        "makes",
-        "sense",
-        "wow",
-        "cool",
-        "alright",
-        "all",
-        "of",
-        "course",
-        "understood",
-        "perfect",
-    ]
-)
+_BACKCHANNELS = """
+    mm mmm hm hmm mhm mm-hm uh huh uh-huh aha ah oh yeah yes yep yup right okay ok sure i see got it good great nice fine
+    exactly true indeed interesting makes sense wow cool alright all of course understood perfect
+"""
+BACKCHANNELS = frozenset(_BACKCHANNELS.split())
 BACKCHANNEL_MOST_WORDS = 4
 STOPS = re.compile(
     r"^(?:(?:okay|ok|please|no|just|hey|leonardo|alright|thanks|thank you|right|yes|well)\s+)*"
@@ -105,7 +64,8 @@ CORRECTS = re.compile(
     r"you misunderstood|actually\b|rather\b|instead\b|sorry i meant|the other|correction)"
 )
 ASKS = re.compile(
-    r"\b(?:what|what's|which|who|whose|where|when|why|how|is it|is that|are they|does|do you|did|can|could|should|would|"
+    r"\b(?:what|what's|which|who|whose|where|when|why|how|is it|is that|are they|does|do you|did|can|could|should|"
+    r"would|"
     r"tell me|explain|say that again|repeat|again|come again|pardon|sorry|wait|hang on|hold on|go back|"
     r"slower|louder|for example|mean)\b"
 )
@@ -132,10 +92,16 @@ class Rules:
         return Interruption.NOISE
 
 
-YES = re.compile(r"^(?:(?:oh|um|uh|well|okay|ok)\s+)*(?:yes|yeah|yep|yup|sure|please|go on|go ahead|carry on|continue|"
-                 r"do|of course|okay|ok|right|keep going|alright|absolutely|resume|mm hm|uh huh)\b(?:\s+\w+){0,3}$")  # fmt: skip
-NO = re.compile(r"^(?:(?:oh|um|uh|well|okay|ok)\s+)*(?:no|nope|nah|not now|don't|that's fine|that's enough|i'm good|"
-                r"never mind|no thanks|stop|enough|leave it|skip it|that's all)\b(?:\s+\w+){0,3}$")  # fmt: skip
+_HESITATION = r"^(?:(?:oh|um|uh|well|okay|ok)\s+)*"
+_FEW_MORE = r"\b(?:\s+\w+){0,3}$"
+YES = re.compile(
+    _HESITATION + r"(?:yes|yeah|yep|yup|sure|please|go on|go ahead|carry on|continue|do|of course|okay|ok|right|"
+    r"keep going|alright|absolutely|resume|mm hm|uh huh)" + _FEW_MORE
+)
+NO = re.compile(
+    _HESITATION + r"(?:no|nope|nah|not now|don't|that's fine|that's enough|i'm good|never mind|no thanks|stop|enough|"
+    r"leave it|skip it|that's all)" + _FEW_MORE
+)
 
 
 def reply_to_offer(text: str) -> bool | None:
