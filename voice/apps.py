@@ -10,10 +10,11 @@ class VoiceConfig(AppConfig):
         from models_registry.models import Slot
         from models_registry.seeding import register_seeder
         from models_registry.serving import register_loader
-        from voice.installed import DetectorLoader, EngineLoader
+        from voice.installed import DetectorLoader, EngineLoader, JudgeLoader
         from voice.seeding import seed_voice
 
         register_seeder("voice", seed_voice)
         register_loader(Slot.STT, EngineLoader())
         register_loader(Slot.TTS, EngineLoader())
         register_loader(Slot.VAD, DetectorLoader())
+        register_loader(Slot.INTERRUPTION, JudgeLoader())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 
 from django.conf import settings
 
-from models_registry import loading
+from models_registry import artifacts, loading
 from models_registry.live import LiveModel, view
 from models_registry.models import GLOBAL_SCOPE, Slot
 from ops.contracts.problems import Unavailable
@@ -18,6 +19,10 @@ from voice.engines.contracts import EngineError, EngineMissingError, SpeechToTex
 from voice.engines.listening import ListeningPool
 from voice.engines.silero import SileroVad
 from voice.engines.speaking import SpeakingPool
+from voice.turns.interruption_model import InterruptionModel
+from voice.turns.interruptions import Judge, Moment, Rules
+
+logger = logging.getLogger(__name__)
 
 Engine = SpeechToText | TextToSpeech
 
@@ -63,6 +68,7 @@ MAKERS: dict[tuple[Slot, str], Callable[[LiveModel], Engine]] = {
 """By slot and the model's provider."""
 
 _engines: dict[int, Engine] = {}
+_judges: dict[int, Judge] = {}
 _lock = threading.Lock()
 
 
@@ -76,6 +82,15 @@ def text_to_speech(collection: str = GLOBAL_SCOPE) -> Spoken:
     """Raises `Unavailable` when none is live or it can't be used here."""
     live = view.model(Slot.TTS, collection)
     return Spoken(live.label, _engine(live))  # type: ignore[arg-type]
+
+
+def judge_of_interruptions(collection: str = GLOBAL_SCOPE) -> Judge:
+    """The live model, or the rules where there is none that can be used."""
+    try:
+        return _judge(view.model(Slot.INTERRUPTION, collection))
+    except (Unavailable, artifacts.ArtifactError, OSError, ValueError, KeyError) as error:
+        logger.warning("Interruptions are judged by rules: %s", error)
+        return Rules()
 
 
 def voice_activity() -> VoiceActivityDetector:
@@ -122,6 +137,30 @@ class EngineLoader:
         if engine is not None:
             engine.close()
         loading.unloaded(model.label)
+
+
+class JudgeLoader:
+    """The same for the judge of interruptions."""
+
+    def is_loaded(self, model: LiveModel) -> bool:
+        return model.version_id in _judges
+
+    def load(self, model: LiveModel) -> None:
+        with loading.loading(model.label):
+            _judge(model).judge(Moment("wait which one"))
+
+    def unload(self, model: LiveModel) -> None:
+        _judges.pop(model.version_id, None)
+        loading.unloaded(model.label)
+
+
+def _judge(live: LiveModel) -> Judge:
+    judge = _judges.get(live.version_id)
+    if judge is None:
+        if live.provider != InterruptionModel.name:
+            raise Unavailable(f"Nothing here runs '{live.provider}' as judge of interruptions.")
+        judge = _judges[live.version_id] = InterruptionModel.load(artifacts.local_path(live.artifacts["model"]))
+    return judge
 
 
 class DetectorLoader:

@@ -46,8 +46,8 @@ class Judge(Protocol):
 
 WORD = re.compile(r"[a-z']+")
 _BACKCHANNELS = """
-    mm mmm hm hmm mhm mm-hm uh huh uh-huh aha ah oh yeah yes yep yup right okay ok sure i see got it good great nice fine
-    exactly true indeed interesting makes sense wow cool alright all of course understood perfect
+    mm mmm hm hmm mhm mm-hm uh huh uh-huh aha ah oh yeah yes yep yup right okay ok sure i see got it good great nice
+    fine exactly true indeed interesting makes sense wow cool alright all of course understood perfect
 """
 BACKCHANNELS = frozenset(_BACKCHANNELS.split())
 BACKCHANNEL_MOST_WORDS = 4
