@@ -149,6 +149,15 @@ declare(
         maximum=65_536,
     ),
     Variable(
+        "RAG_RESIDENT_CHUNKS",
+        Kind.INTEGER,
+        "Up to how many chunks each web process holds a collection that is searched exactly in its memory, about 2 kB "
+        "a chunk; 0 has PostgreSQL compare the vectors of each query.",
+        default=20_000,
+        minimum=0,
+        maximum=1_000_000,
+    ),
+    Variable(
         "RAG_EMBED_THREADS",
         Kind.INTEGER,
         "Threads of the embedder in each process that serves queries. More than the free cores makes it slower.",

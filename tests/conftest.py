@@ -21,6 +21,7 @@ from rag.embedders import export_embedder, read_folder, register_embedder
 from rag.pipeline import cache as pipeline_cache
 from rag.pipeline.lexical import counted
 from rag.pipeline.passages import memory
+from rag.pipeline.resident import resident
 from rag.seeding import PACKAGED_EMBEDDER, packaged_embedder_folder
 from rag.spaces import space_of
 from tests.sessions import end_other_sessions
@@ -119,6 +120,7 @@ def _nothing_remembered() -> None:
     """A test that is undone leaves its collections' generations as they were, with other words in them."""
     counted.forget()
     memory.forget()
+    resident.forget()
 
 
 def forget_cached() -> None:

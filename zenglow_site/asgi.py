@@ -20,6 +20,7 @@ from models_registry import processes, serving  # noqa: E402  (the apps are load
 from models_registry.live import view  # noqa: E402
 from ops.api.views import health_monitor  # noqa: E402
 from rag import supabase_key  # noqa: E402
+from rag.pipeline.resident import resident  # noqa: E402
 from zenglow_site.routing import websocket_application  # noqa: E402
 
 application = tracing.traced_asgi(ProtocolTypeRouter({"http": http_application, "websocket": websocket_application()}))
@@ -28,6 +29,7 @@ bound_request_bodies()
 BoundedConnection.answer_timeout_s = settings.ENVIRONMENT["DATABASE_ANSWER_TIMEOUT_S"]
 view.follow()
 supabase_key.start()
+resident.start()
 processes.announce("web")
 
 

@@ -11,16 +11,14 @@ import numpy as np
 from django.conf import settings
 
 from rag.pipeline import passages
-from rag.pipeline.database import HotCursor
+from rag.pipeline.database import HotCursor, sent_vector
 from rag.pipeline.passages import Passage
+from rag.pipeline.resident import resident
 from rag.pipeline.snapshot import PipelineSnapshot
 from rag.pipeline.types import Candidates, Float32Array, Int32Array, Int64Array
 
 NO_VECTOR_DISTANCE = 1.0
 """Cosine distance of a chunk that has no vector in the space: neither like nor unlike the query."""
-
-SENT_HEADER_BYTES = 4
-"""What `vector_send` writes before the numbers, which are float4 in network order: the dimension and a spare short."""
 
 _READ = """
     SELECT chunk.id, chunk.document_id, chunk.title_length, chunk.tokens, vector_send(vector.embedding)
@@ -34,7 +32,23 @@ def read_candidates(
     cursor: HotCursor, snapshot: PipelineSnapshot, dense: Int64Array, lexical: Int64Array, query_embedding: Float32Array
 ) -> Candidates:
     """Candidates in ascending chunk id. A chunk that is known to have been removed since it was found is left out."""
-    wanted: list[int] = np.union1d(dense, lexical).tolist()
+    union = np.union1d(dense, lexical)
+    held = resident.at(snapshot)
+    gathered = held.gather(union) if held is not None else None
+    if gathered is not None:
+        return Candidates(
+            chunk_ids=union,
+            document_ids=gathered.document_ids,
+            distances=np.clip(1.0 - gathered.embeddings @ query_embedding, 0.0, 2.0).astype(np.float32),
+            dense_ranks=_ranks(union, dense),
+            lexical_ranks=_ranks(union, lexical),
+            tokens=gathered.tokens,
+            offsets=gathered.offsets,
+            title_lengths=gathered.title_lengths,
+            embeddings=gathered.embeddings,
+            query_embedding=query_embedding,
+        )
+    wanted: list[int] = union.tolist()
     known = _passages(cursor, snapshot, wanted)
     chunk_ids = np.array([chunk_id for chunk_id in wanted if chunk_id in known], dtype=np.int64)
     found = [known[chunk_id] for chunk_id in chunk_ids.tolist()]
@@ -79,9 +93,7 @@ def _read(cursor: HotCursor, snapshot: PipelineSnapshot, chunk_ids: Sequence[int
             document_id=row[1],
             title_length=row[2],
             tokens=np.frombuffer(row[3], dtype="<i4").astype(np.int32),
-            embedding=None
-            if row[4] is None
-            else np.frombuffer(row[4], dtype=">f4", offset=SENT_HEADER_BYTES).astype(np.float32),
+            embedding=None if row[4] is None else sent_vector(row[4]),
         )
         for row in rows
     }

@@ -1,4 +1,5 @@
-"""Dense retrieval: cosine distance in pgvector, exact or by the vector index that is live.
+"""Dense retrieval: cosine distance in pgvector, exact or by the vector index that is live; of a small collection, in
+this process's memory (`rag.pipeline.resident`).
 
 What comes back is never silently short. An index scan looks at a limited number of rows, so under a filter it can run
 dry although more match. Hence a filter that lets few through is searched exactly among those; under a wider one the
@@ -16,6 +17,7 @@ from django.db import transaction
 from rag.pipeline.ann import AnnPlan, distance, predicate
 from rag.pipeline.database import HotCursor
 from rag.pipeline.eligible import Eligibility
+from rag.pipeline.resident import resident
 from rag.pipeline.snapshot import PipelineSnapshot
 from rag.pipeline.types import Float32Array, Int64Array
 
@@ -99,6 +101,9 @@ def retrieve_dense(
         **eligibility.parameters,
     }
     if snapshot.ann.is_exact:
+        held = resident.find(snapshot, eligibility)
+        if held is not None:
+            return held.nearest(query_embedding, snapshot.candidate_depth)
         return _exact(cursor, eligibility, parameters)
     if not eligibility.is_everything:
         ((are_few, found),) = cursor.rows(_ELIGIBLE_IF_FEW.format(eligible=eligibility.up_to("few")), parameters)

@@ -1,0 +1,239 @@
+"""Small collections, held in this process's memory as arrays: their vectors are compared here, exactly.
+
+PostgreSQL stays the only source. A collection is read in one transaction together with its generation and used for
+searches of that generation alone; while documents change, PostgreSQL is asked as if nothing was held, and the
+collection is read again in the background. The nearest are the same either way but for the rounding of single
+precision: the passages and their order are tested against pgvector's.
+
+Held are collections that are searched exactly, of up to ``RAG_RESIDENT_CHUNKS`` chunks that all have a vector, and
+only searches that may see everything use them: a filter or an access list is PostgreSQL's to apply.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+from django.conf import settings
+from django.db import connection, transaction
+
+from rag.pipeline.database import HotCursor, hot_cursor, sent_vector
+from rag.pipeline.eligible import Eligibility
+from rag.pipeline.snapshot import PipelineSnapshot
+from rag.pipeline.types import Float32Array, Int32Array, Int64Array
+
+logger = logging.getLogger(__name__)
+
+KEPT_S = 3600.0
+"""How long a collection that nobody asks for is held."""
+
+PAUSE = 10.0
+"""Between two readings of a collection at least so many times what the last one took: one that is written to all the
+time must not keep a core busy with reading it."""
+
+DECIMALS = 6
+"""Cosines that agree to so many places are equal, and their chunks' ids decide: more is the rounding of their sums."""
+
+_GENERATION = "SELECT generation FROM rag_collection WHERE id = %(collection_id)s"
+
+_COUNT = """
+    SELECT count(*), count(vector.id)
+    FROM rag_chunk AS chunk
+    LEFT JOIN doc_embeddings AS vector ON vector.chunk_id = chunk.id AND vector.space_id = %(space_id)s
+    WHERE chunk.collection_id = %(collection_id)s
+"""
+
+_READ = """
+    SELECT chunk.id, chunk.document_id, chunk.title_length, chunk.tokens, vector_send(vector.embedding)
+    FROM rag_chunk AS chunk
+    JOIN doc_embeddings AS vector ON vector.chunk_id = chunk.id AND vector.space_id = %(space_id)s
+    WHERE chunk.collection_id = %(collection_id)s AND chunk.id > %(after)s
+    ORDER BY chunk.id LIMIT %(batch)s
+"""
+
+_BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """Some chunks of a `ResidentCollection`, the arrays as `rag.pipeline.types.Candidates` has them."""
+
+    document_ids: Int64Array
+    title_lengths: Int32Array
+    tokens: Int32Array
+    offsets: Int64Array
+    embeddings: Float32Array
+
+
+@dataclass(frozen=True, slots=True)
+class ResidentCollection:
+    """All chunks of a collection at one generation, by ascending id.
+
+    chunk_ids, document_ids: int64, shape (n,); title_lengths: int32, shape (n,); embeddings: float32, shape
+    (n, dimension), unit length; tokens: int32, chunk i's being ``tokens[offsets[i]:offsets[i + 1]]``.
+    """
+
+    generation: int
+    chunk_ids: Int64Array
+    document_ids: Int64Array
+    title_lengths: Int32Array
+    tokens: Int32Array
+    offsets: Int64Array
+    embeddings: Float32Array
+
+    def nearest(self, query_embedding: Float32Array, depth: int) -> Int64Array:
+        """Ids of the ``depth`` chunks with the highest cosine, int64, best first; ties by id."""
+        cosines = (self.embeddings @ query_embedding).round(DECIMALS)
+        if len(cosines) > depth:
+            least = np.partition(cosines, len(cosines) - depth)[len(cosines) - depth]
+            places = np.flatnonzero(cosines >= least)
+        else:
+            places = np.arange(len(cosines))
+        # Ids ascend with places, and a stable sort leaves equals in their order.
+        order = np.argsort(-cosines[places], kind="stable")[:depth]
+        return self.chunk_ids[places[order]]
+
+    def gather(self, chunk_ids: Int64Array) -> Gathered | None:
+        """What is held of chunks, ascending ids; ``None`` when one of them is not here: it is newer."""
+        if not len(self.chunk_ids):
+            return None
+        places = np.minimum(np.searchsorted(self.chunk_ids, chunk_ids), len(self.chunk_ids) - 1)
+        if not np.array_equal(self.chunk_ids[places], chunk_ids):
+            return None
+        starts, lengths = self.offsets[places], self.offsets[places + 1] - self.offsets[places]
+        offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
+        positions = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+        return Gathered(
+            document_ids=self.document_ids[places],
+            title_lengths=self.title_lengths[places],
+            tokens=self.tokens[positions],
+            offsets=offsets,
+            embeddings=self.embeddings[places],
+        )
+
+    @property
+    def size_bytes(self) -> int:
+        arrays = (self.chunk_ids, self.document_ids, self.title_lengths, self.tokens, self.offsets, self.embeddings)
+        return sum(array.nbytes for array in arrays)
+
+
+@dataclass(slots=True)
+class _Held:
+    """What is known of a collection in a space; ``collection`` is ``None`` when it can't be held."""
+
+    collection: ResidentCollection | None
+    generation: int
+    next_reading: float
+    used: float = field(default_factory=time.monotonic)
+
+
+class ResidentCollections:
+    """Of this process. For any thread."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[int, int], _Held] = {}
+        self._reading: set[tuple[int, int]] = set()
+        self._lock = threading.Lock()
+        self._reads_by_itself = False
+
+    def start(self) -> None:
+        """Read what searches ask for by itself, from now on: for processes that live long."""
+        self._reads_by_itself = True
+
+    def at(self, snapshot: PipelineSnapshot) -> ResidentCollection | None:
+        """The collection at the snapshot's generation, if it is held."""
+        held = self._held.get((snapshot.collection_id, snapshot.space.id))
+        if held is None or held.generation != snapshot.generation or snapshot.retrieval_mode != "pgvector":
+            return None
+        held.used = time.monotonic()
+        return held.collection
+
+    def find(self, snapshot: PipelineSnapshot, eligibility: Eligibility) -> ResidentCollection | None:
+        """As `at`, if this search may be answered by it. When it is not held, it is read for later searches."""
+        if snapshot.retrieval_mode != "pgvector" or not snapshot.ann.is_exact or not eligibility.is_everything:
+            return None
+        found = self.at(snapshot)
+        if found is None and self._reads_by_itself and settings.RAG_RESIDENT_CHUNKS:
+            self._read_soon(snapshot)
+        return found
+
+    def load(self, snapshot: PipelineSnapshot) -> ResidentCollection | None:
+        """Read the collection now, on this thread; ``None`` when it is not one to be held."""
+        started = time.monotonic()
+        with hot_cursor() as cursor:
+            generation, collection = _read_whole(cursor, snapshot)
+        took_s = time.monotonic() - started
+        with self._lock:
+            # One that vanished from use makes room first: two generations side by side are short-lived.
+            for key, held in list(self._held.items()):
+                if started - held.used > KEPT_S:
+                    del self._held[key]
+            self._held[snapshot.collection_id, snapshot.space.id] = _Held(
+                collection, generation, time.monotonic() + PAUSE * took_s
+            )
+        return collection
+
+    def forget(self) -> None:
+        with self._lock:
+            self._held.clear()
+
+    def _read_soon(self, snapshot: PipelineSnapshot) -> None:
+        key = snapshot.collection_id, snapshot.space.id
+        held = self._held.get(key)
+        if held is not None and (held.generation == snapshot.generation or time.monotonic() < held.next_reading):
+            return
+        with self._lock:
+            if key in self._reading:
+                return
+            self._reading.add(key)
+        threading.Thread(target=self._read, args=(key, snapshot), name="resident-collection", daemon=True).start()
+
+    def _read(self, key: tuple[int, int], snapshot: PipelineSnapshot) -> None:
+        try:
+            self.load(snapshot)
+        except Exception:
+            # Nothing depends on it: PostgreSQL answers as before, and the next search tries again.
+            logger.warning("The collection '%s' was not read into memory", snapshot.collection, exc_info=True)
+        finally:
+            with self._lock:
+                self._reading.discard(key)
+            connection.close()
+
+
+def _read_whole(cursor: HotCursor, snapshot: PipelineSnapshot) -> tuple[int, ResidentCollection | None]:
+    """The present generation, and what is there of it."""
+    parameters = {"collection_id": snapshot.collection_id, "space_id": snapshot.space.id}
+    with transaction.atomic():
+        # One state of the database for all statements.
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        found = cursor.rows(_GENERATION, parameters)
+        generation = found[0][0] if found else -1
+        ((chunks, vectors),) = cursor.rows(_COUNT, parameters)
+        if not chunks or chunks != vectors or chunks > settings.RAG_RESIDENT_CHUNKS:
+            return generation, None
+        rows: list[tuple[int, int, int]] = []
+        tokens: list[Int32Array] = []
+        embeddings = np.empty((chunks, snapshot.space.dimension), dtype=np.float32)
+        after = 0
+        while batch := cursor.rows(_READ, parameters | {"after": after, "batch": _BATCH}):
+            for row in batch:
+                embeddings[len(rows)] = sent_vector(row[4])
+                tokens.append(np.frombuffer(row[3], dtype="<i4").astype(np.int32))
+                rows.append(row[:3])
+            after = rows[-1][0]
+    chunk_ids, document_ids, title_lengths = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
+    return generation, ResidentCollection(
+        generation=generation,
+        chunk_ids=chunk_ids,
+        document_ids=document_ids,
+        title_lengths=title_lengths.astype(np.int32),
+        tokens=np.concatenate(tokens),
+        offsets=np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum([len(one) for one in tokens])]),
+        embeddings=embeddings,
+    )
+
+
+resident = ResidentCollections()
