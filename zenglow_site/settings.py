@@ -112,9 +112,9 @@ _POOL = {
 def _database(parameters: dict[str, Any]) -> dict[str, Any]:
     options = {"connect_timeout": ENVIRONMENT["DATABASE_CONNECT_TIMEOUT_S"], "pool": _POOL}
     return {
-        "ENGINE": "django.db.backends.postgresql",
+        "ENGINE": "zenglow_site.postgresql",
         "CONN_MAX_AGE": 0,
-        "CONN_HEALTH_CHECKS": True,
+        "CONN_HEALTH_CHECKS": False,  # the engine looks by itself
         **parameters,
         "OPTIONS": options | parameters.get("OPTIONS", {}),
     }

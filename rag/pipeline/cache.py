@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Literal
+from hashlib import sha1
+from typing import Any, Literal, NamedTuple
 
 from django.core.cache import cache
+from django_redis import get_redis_connection
 from msgpack.exceptions import UnpackException
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
 from ops.contracts.metrics import declare_counter
 from ops.instrumentation.snapshot import SNAPSHOT
@@ -30,11 +32,54 @@ CacheName = Literal["feature", "full"]
 FORMAT = 2
 """Part of every key: raise it when the content of an entry changes its shape, so that older entries are not read."""
 
+DAMAGED = b""
+"""Stands for what is stored but can't be read; no entry is empty."""
+
 _skip_until = 0.0
+
+# One round trip: the answer; else the claim to compute it, and what is known before fusion.
+_LOOK_UP = b"""
+local full = redis.call('GET', KEYS[1])
+if full then return {full} end
+local claimed = redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[1])
+return {false, claimed and 1 or 0, KEYS[3] and redis.call('GET', KEYS[3]) or false}
+"""
+_LOOK_UP_SHA = sha1(_LOOK_UP, usedforsecurity=False).hexdigest()
+
+
+class Entry(NamedTuple):
+    """Something to be kept."""
+
+    name: CacheName
+    key: str
+    value: bytes
+    ttl_s: int
+
+
+class Found(NamedTuple):
+    """What `look_up` found: `DAMAGED` stands for what can't be read. ``claimed`` says, where there is no answer,
+    whether the caller is now the one to compute it, and is ``None`` where nobody claimed it.
+    """
+
+    full: bytes | None
+    claimed: bool | None = None
+    feature: bytes | None = None
 
 
 class CacheUnavailableError(Exception):
     """Redis didn't answer; the query is answered without it."""
+
+
+def look_up(full_key: str, feature_key: str | None, claim_s: float) -> Found:
+    """The answer; else what was computed before fusion, and the claim to compute it, which ends after ``claim_s``.
+
+    Without ``feature_key`` the feature cache is not asked. Nothing is counted. Raises `CacheUnavailableError`.
+    """
+    keys = [_made(_name("full", full_key)), _made(_name("claim", full_key))]
+    if feature_key is not None:
+        keys.append(_made(_name("feature", feature_key)))
+    full, *rest = _call(lambda: _run_script(keys, round(claim_s * 1000)))
+    return Found(_decoded(full)) if full is not None else Found(None, bool(rest[0]), _decoded(rest[1]))
 
 
 def get(name: CacheName, key: str, why_missed: Callable[[], str] = lambda: "cold") -> bytes | None:
@@ -43,15 +88,20 @@ def get(name: CacheName, key: str, why_missed: Callable[[], str] = lambda: "cold
     A miss is counted under what ``why_missed`` returns.
     """
     try:
-        found: bytes | None = _call("get", _name(name, key))
+        found = _read(name, key)
     except CacheUnavailableError:
         count(name, "miss", "unavailable")
         raise
-    except (UnpackException, ValueError):
-        count(name, "miss", "damaged")
-        return None
+    return counted(name, found, why_missed)
+
+
+def counted(name: CacheName, found: bytes | None, why_missed: Callable[[], str]) -> bytes | None:
+    """What a look-up found, counted; ``None`` when it is damaged."""
     if found is None:
         count(name, "miss", why_missed())
+    elif found == DAMAGED:
+        count(name, "miss", "damaged")
+        return None
     else:
         count(name, "hit", "stored")
     return found
@@ -65,15 +115,20 @@ def count(name: CacheName, outcome: Literal["hit", "miss"], reason: str) -> None
 
 def peek(name: CacheName, key: str) -> bytes | None:
     """As `get`, uncounted: for somebody who waits for the entry."""
-    try:
-        return _call("get", _name(name, key))
-    except (UnpackException, ValueError):
-        return None
+    return _read(name, key) or None
 
 
-def put(name: CacheName, key: str, value: bytes, ttl_s: int) -> None:
-    """Store for ``ttl_s`` seconds. Raises `CacheUnavailableError`."""
-    _call("set", _name(name, key), value, ttl_s)
+def put(*entries: Entry) -> None:
+    """Store in one round trip. Raises `CacheUnavailableError`."""
+
+    def store() -> None:
+        with get_redis_connection("default").pipeline(transaction=False) as pipeline:
+            for entry in entries:
+                encoded = cache.client.encode(entry.value)  # type: ignore[attr-defined]
+                pipeline.set(_made(_name(entry.name, entry.key)), encoded, ex=entry.ttl_s)
+            pipeline.execute()
+
+    _call(store)
 
 
 def claim(key: str, for_s: float) -> bool:
@@ -81,26 +136,56 @@ def claim(key: str, for_s: float) -> bool:
 
     Raises `CacheUnavailableError`.
     """
-    return bool(_call("add", _name("claim", key), 1, for_s))
+    made = _made(_name("claim", key))
+    return bool(_call(lambda: get_redis_connection("default").set(made, 1, nx=True, px=round(for_s * 1000))))
 
 
 def disclaim(key: str) -> None:
     """End a claim early. Raises `CacheUnavailableError`."""
-    _call("delete", _name("claim", key))
+    made = _made(_name("claim", key))
+    _call(lambda: get_redis_connection("default").delete(made))
 
 
 def _name(name: CacheName | Literal["claim"], key: str) -> str:
     return f"{name}:{FORMAT}:{key}"
 
 
-def _call(method: str, *arguments: object) -> bytes | None:
+def _read(name: CacheName, key: str) -> bytes | None:
+    made = _made(_name(name, key))
+    return _decoded(_call(lambda: get_redis_connection("default").get(made)))
+
+
+def _made(name: str) -> str:
+    """With Django's prefix and version, as every key of this cache."""
+    return str(cache.client.make_key(name))  # type: ignore[attr-defined]
+
+
+def _decoded(value: bytes | None) -> bytes | None:
+    if value is None:
+        return None
+    try:
+        found: bytes = cache.client.decode(value)  # type: ignore[attr-defined]
+    except (UnpackException, ValueError):
+        return DAMAGED
+    return found if isinstance(found, bytes) else DAMAGED
+
+
+def _run_script(keys: list[str], claim_ms: int) -> list[Any]:
+    client = get_redis_connection("default")
+    try:
+        reply: list[Any] = client.evalsha(_LOOK_UP_SHA, len(keys), *keys, claim_ms)
+    except NoScriptError:  # a Redis that was started since
+        reply = client.eval(_LOOK_UP, len(keys), *keys, claim_ms)
+    return reply
+
+
+def _call(ask: Callable[[], Any]) -> Any:
     global _skip_until
     if time.monotonic() < _skip_until:
         raise CacheUnavailableError
     try:
-        result: bytes | None = getattr(cache, method)(*arguments)
+        return ask()
     except (RedisError, OSError) as error:
         _skip_until = time.monotonic() + RETRY_AFTER_S
         logger.warning("Redis does not answer; queries run without their caches: %s", type(error).__name__)
         raise CacheUnavailableError from error
-    return result

@@ -65,6 +65,10 @@ class Progress:
     cache: str = "none"
     degraded: dict[str, str] = field(default_factory=dict)
     """What could not be used, in the order it was missed, and why."""
+    found: cache.Found | None = None
+    """What the caches were found to hold, where both were asked at once."""
+    to_keep: list[tuple[cache.CacheName, bytes]] = field(default_factory=list)
+    """What is still to be put into the caches."""
 
     def degrade(self, part: str, reason: str) -> None:
         self.degraded.setdefault(part, reason)
@@ -230,15 +234,19 @@ def _shared_answer(request: SearchRequest, resolved: Resolved, progress: Progres
         body = _answer(request, resolved, progress)
         computed.append(body)
         if progress.degraded:
+            _keep(request, snapshot, progress)
             _misses.not_kept(_question("full", request, snapshot))
             return None
         encoded = body.to_bytes()
-        _keep("full", request, snapshot, encoded, progress)
+        if settings.RAG_RESPONSE_CACHE_TTL_S:
+            progress.to_keep.append(("full", encoded))
+        _keep(request, snapshot, progress)
         # Without Redis nobody else finds it: then each says so itself.
         return None if progress.degraded else encoded
 
     if settings.RAG_RESPONSE_CACHE_TTL_S and not progress.degraded:
-        shared = single_flight.share(snapshot.response_key(request), compute, give_back_connection)
+        claimed = progress.found.claimed if progress.found is not None else None
+        shared = single_flight.share(snapshot.response_key(request), compute, give_back_connection, claimed)
         if shared is not None and not computed:
             cache.count("full", "hit", "shared")
             progress.cache = "full"
@@ -250,21 +258,28 @@ def _shared_answer(request: SearchRequest, resolved: Resolved, progress: Progres
 
 def scored_candidates(request: SearchRequest, resolved: Resolved, progress: Progress) -> ScoredCandidates:
     """Everything before fusion, from the feature cache or computed and kept there. ``request`` is a `validate`d one."""
+    scored = _scored(request, resolved, progress)
+    _keep(request, resolved.snapshot, progress)
+    return scored
+
+
+def _scored(request: SearchRequest, resolved: Resolved, progress: Progress) -> ScoredCandidates:
+    """As `scored_candidates`, but what is to be kept of it waits in ``progress``."""
     snapshot = resolved.snapshot
     scored = _cached_scores(request, snapshot, progress)
     if scored is None:
         scored, _, _ = score(request.query, dict(request.filters), resolved, progress)
         if progress.degraded:
             _misses.not_kept(_question("feature", request, snapshot))
-        else:
-            _keep("feature", request, snapshot, scored.to_bytes(), progress)
+        elif settings.RAG_FEATURE_CACHE_TTL_S:
+            progress.to_keep.append(("feature", scored.to_bytes()))
     return scored
 
 
 def _answer(request: SearchRequest, resolved: Resolved, progress: Progress) -> Body:
     """The part of an answer that the response cache keeps."""
     snapshot = resolved.snapshot
-    scored = scored_candidates(request, resolved, progress)
+    scored = _scored(request, resolved, progress)
     fused = fuse_scores(snapshot, scored)
     contributions = _explain(scored, resolved, progress) if request.explain else None
     with hot_cursor() as cursor:
@@ -287,7 +302,17 @@ def _explain(scored: ScoredCandidates, resolved: Resolved, progress: Progress) -
 
 
 def _cached_answer(request: SearchRequest, snapshot: PipelineSnapshot, progress: Progress) -> Body | None:
-    found = _look_up("full", request, snapshot, progress)
+    if not settings.RAG_RESPONSE_CACHE_TTL_S:
+        cache.count("full", "miss", "disabled")
+        return None
+    feature_key = snapshot.feature_key(request) if settings.RAG_FEATURE_CACHE_TTL_S else None
+    try:
+        progress.found = cache.look_up(snapshot.response_key(request), feature_key, single_flight.CLAIM_S)
+    except cache.CacheUnavailableError:
+        cache.count("full", "miss", "unavailable")
+        progress.degrade("cache", CACHE_FAULT)
+        return None
+    found = cache.counted("full", progress.found.full, lambda: _why_missed("full", request, snapshot))
     if found is None:
         return None
     progress.cache = "full"
@@ -295,43 +320,48 @@ def _cached_answer(request: SearchRequest, snapshot: PipelineSnapshot, progress:
 
 
 def _cached_scores(request: SearchRequest, snapshot: PipelineSnapshot, progress: Progress) -> ScoredCandidates | None:
-    found = _look_up("feature", request, snapshot, progress)
+    if not settings.RAG_FEATURE_CACHE_TTL_S:
+        cache.count("feature", "miss", "disabled")
+        return None
+
+    def why_missed() -> str:
+        return _why_missed("feature", request, snapshot)
+
+    if progress.found is not None and progress.found.claimed is not None:
+        found = cache.counted("feature", progress.found.feature, why_missed)
+    else:
+        try:
+            found = cache.get("feature", snapshot.feature_key(request), why_missed)
+        except cache.CacheUnavailableError:
+            progress.degrade("cache", CACHE_FAULT)
+            return None
     if found is None:
         return None
     progress.cache = "feature"
     return ScoredCandidates.from_bytes(found)
 
 
-_TTL_SETTING = {"full": "RAG_RESPONSE_CACHE_TTL_S", "feature": "RAG_FEATURE_CACHE_TTL_S"}
-
-
-def _look_up(
-    name: cache.CacheName, request: SearchRequest, snapshot: PipelineSnapshot, progress: Progress
-) -> bytes | None:
-    if not getattr(settings, _TTL_SETTING[name]):
-        cache.count(name, "miss", "disabled")
-        return None
-    try:
-        return cache.get(
-            name, _key(name, request, snapshot), lambda: _misses.reason(_question(name, request, snapshot), snapshot)
-        )
-    except cache.CacheUnavailableError:
-        progress.degrade("cache", CACHE_FAULT)
-        return None
-
-
-def _keep(
-    name: cache.CacheName, request: SearchRequest, snapshot: PipelineSnapshot, value: bytes, progress: Progress
-) -> None:
-    ttl_s = getattr(settings, _TTL_SETTING[name])
-    if not ttl_s:
+def _keep(request: SearchRequest, snapshot: PipelineSnapshot, progress: Progress) -> None:
+    """Put what is to be kept into the caches."""
+    if not progress.to_keep:
         return
+    ttl_s: dict[cache.CacheName, int] = {
+        "full": settings.RAG_RESPONSE_CACHE_TTL_S,
+        "feature": settings.RAG_FEATURE_CACHE_TTL_S,
+    }
+    entries = [cache.Entry(name, _key(name, request, snapshot), value, ttl_s[name]) for name, value in progress.to_keep]
+    progress.to_keep.clear()
     try:
-        cache.put(name, _key(name, request, snapshot), value, ttl_s)
+        cache.put(*entries)
     except cache.CacheUnavailableError:
         progress.degrade("cache", CACHE_FAULT)
     else:
-        _misses.kept(_question(name, request, snapshot), snapshot, ttl_s)
+        for entry in entries:
+            _misses.kept(_question(entry.name, request, snapshot), snapshot, entry.ttl_s)
+
+
+def _why_missed(name: cache.CacheName, request: SearchRequest, snapshot: PipelineSnapshot) -> str:
+    return _misses.reason(_question(name, request, snapshot), snapshot)
 
 
 def _key(name: cache.CacheName, request: SearchRequest, snapshot: PipelineSnapshot) -> str:

@@ -36,23 +36,29 @@ _flights: dict[str, _Flight] = {}
 _lock = threading.Lock()
 
 
-def share(key: str, compute: Compute, before_waiting: Callable[[], None] = lambda: None) -> bytes | None:
+def share(
+    key: str, compute: Compute, before_waiting: Callable[[], None] = lambda: None, claimed: bool | None = None
+) -> bytes | None:
     """What somebody else computed for ``key`` meanwhile; ``None`` after a call of ``compute``, or when it is needed.
 
     The first caller computes and hears what its own ``compute`` raises. The others wait for it at most `WAIT_S`,
-    after a call of ``before_waiting``.
+    after a call of ``before_waiting``. ``claimed``: whether the caller's look-up got the claim, if it tried.
     """
     with _lock:
         flight = _flights.get(key)
         leads = flight is None
         if flight is None:
             flight = _flights[key] = _Flight()
+    if not leads and claimed:
+        # Somebody without the claim was quicker to get here, and finds the answer in the cache as another process does.
+        _compute_claimed(key, compute)
+        return None
     if not leads:
         before_waiting()
         flight.landed.wait(WAIT_S)
         return flight.answer
     try:
-        found = _from_another_process(key)
+        found = None if claimed else _from_another_process(key)
         if found is None:
             flight.answer = _compute_claimed(key, compute)
         else:

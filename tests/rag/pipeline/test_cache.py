@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from rag.pipeline import cache
-from rag.pipeline.cache import CacheUnavailableError
+from rag.pipeline.cache import CacheUnavailableError, Entry
 from tests.embedded.support import temporary_place
 from zenglow_site.embedded.redis import EmbeddedRedis
 
@@ -49,7 +49,7 @@ def reasons() -> Counter[str]:
 def test_it_keeps_bytes_for_a_while(server: EmbeddedRedis) -> None:
     before = reasons()
     assert cache.get("feature", "a") is None
-    cache.put("feature", "a", b"\x00\xff123", 60)
+    cache.put(Entry("feature", "a", b"\x00\xff123", 60))
     assert cache.get("feature", "a") == b"\x00\xff123"
     assert cache.get("full", "a") is None
     with redis.Redis.from_url(server.url(0)) as client:
@@ -59,19 +59,19 @@ def test_it_keeps_bytes_for_a_while(server: EmbeddedRedis) -> None:
 
 
 def test_entries_of_another_format_are_not_read(server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache.put("feature", "a", b"old", 60)
+    cache.put(Entry("feature", "a", b"old", 60))
     monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
     assert cache.get("feature", "a") is None
 
 
 def test_a_stopped_redis_is_said_to_be_unavailable_and_used_again_when_it_is_back(server: EmbeddedRedis) -> None:
-    cache.put("feature", "a", b"kept", 60)
+    cache.put(Entry("feature", "a", b"kept", 60))
     server.stop()
     before = reasons()
     with pytest.raises(CacheUnavailableError):
         cache.get("feature", "a")
     with pytest.raises(CacheUnavailableError):
-        cache.put("feature", "a", b"new", 60)
+        cache.put(Entry("feature", "a", b"new", 60))
     assert reasons() - before == {"unavailable": 1}
     server.ensure()
     assert cache.get("feature", "a") == b"kept"
@@ -104,7 +104,7 @@ def test_a_redis_that_refuses_to_write_is_unavailable_for_writing(server: Embedd
         client.config_set("maxmemory-policy", "noeviction")
         client.config_set("maxmemory", "1")
     with pytest.raises(CacheUnavailableError):
-        cache.put("feature", "a", b"value", 60)
+        cache.put(Entry("feature", "a", b"value", 60))
     assert cache.get("feature", "a") is None
 
 
@@ -113,7 +113,7 @@ def test_what_somebody_else_wrote_never_runs_as_code(server: EmbeddedRedis, tmp_
         def __reduce__(self) -> tuple[Any, ...]:
             return os.mkdir, (str(tmp_path / "exploded"),)
 
-    cache.put("feature", "a", b"value", 60)
+    cache.put(Entry("feature", "a", b"value", 60))
     with redis.Redis.from_url(server.url(0)) as client:
         (key,) = client.keys()
         client.set(key, pickle.dumps(Bomb()))

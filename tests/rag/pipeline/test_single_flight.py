@@ -15,6 +15,7 @@ from ops.contracts.principal import SYSTEM
 from ops.instrumentation.snapshot import SNAPSHOT
 from rag.models import Collection
 from rag.pipeline import cache, search, single_flight
+from rag.pipeline.cache import Entry
 from rag.pipeline.query import SearchRequest
 from rag.pipeline.search import search as run_search
 from tests.patience import PATIENCE_S
@@ -46,7 +47,7 @@ class Computation:
         self.begun.set()
         assert self.go_on.wait(PATIENCE_S)
         if self.answer is not None:
-            cache.put("full", "key", self.answer, 3600)
+            cache.put(Entry("full", "key", self.answer, 3600))
         return self.answer
 
 
@@ -117,7 +118,7 @@ def test_another_processs_answer_is_waited_for(callers: ThreadPoolExecutor) -> N
     assert cache.claim("key", PATIENCE_S)  # as the other process does
     compute = Computation()
     waiting = callers.submit(single_flight.share, "key", compute)
-    cache.put("full", "key", b"theirs", 3600)
+    cache.put(Entry("full", "key", b"theirs", 3600))
     assert waiting.result(PATIENCE_S) == b"theirs"
     assert compute.runs == 0
 
