@@ -19,6 +19,7 @@ from models_registry.models import GLOBAL_SCOPE, Deployment, Slot
 from ops.instrumentation.batch import forget_all, hold_all
 from rag.embedders import export_embedder, read_folder, register_embedder
 from rag.pipeline import cache as pipeline_cache
+from rag.pipeline import snapshot
 from rag.pipeline.lexical import counted
 from rag.pipeline.passages import memory
 from rag.pipeline.resident import resident
@@ -121,6 +122,7 @@ def _nothing_remembered() -> None:
     counted.forget()
     memory.forget()
     resident.forget()
+    snapshot._last_read.clear()
 
 
 def forget_cached() -> None:

@@ -34,6 +34,10 @@ class HotCursor:
         """All rows of a statement that is one of our constants, never built from a request."""
         return self._cursor.execute(statement.encode(), parameters, prepare=True, binary=True).fetchall()
 
+    def stream(self, statement: str, parameters: Mapping[str, Any]) -> Iterator[TupleRow]:
+        """As `rows`, one by one, so that a long result is never in memory as a whole."""
+        return self._cursor.stream(statement.encode(), parameters, binary=True)
+
     @contextmanager
     def ahead(
         self, statement: str, parameters: Sequence[Any] | Mapping[str, Any]

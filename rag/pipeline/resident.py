@@ -1,6 +1,6 @@
 """Small collections, held in this process's memory as arrays: their vectors are compared here, exactly.
 
-PostgreSQL stays the only source. A collection is read in one transaction together with its generation and used for
+PostgreSQL stays the only source. A collection is read by one statement together with its generation and used for
 searches of that generation alone; while documents change, PostgreSQL is asked as if nothing was held, and the
 collection is read again in the background. The nearest are the same either way but for the rounding of single
 precision: the passages and their order are tested against pgvector's.
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import connection
 
 from rag.pipeline.database import HotCursor, hot_cursor, sent_vector
 from rag.pipeline.eligible import Eligibility
@@ -37,24 +37,16 @@ time must not keep a core busy with reading it."""
 DECIMALS = 6
 """Cosines that agree to so many places are equal, and their chunks' ids decide: more is the rounding of their sums."""
 
-_GENERATION = "SELECT generation FROM rag_collection WHERE id = %(collection_id)s"
-
-_COUNT = """
-    SELECT count(*), count(vector.id)
-    FROM rag_chunk AS chunk
-    LEFT JOIN doc_embeddings AS vector ON vector.chunk_id = chunk.id AND vector.space_id = %(space_id)s
-    WHERE chunk.collection_id = %(collection_id)s
-"""
-
 _READ = """
-    SELECT chunk.id, chunk.document_id, chunk.title_length, chunk.tokens, vector_send(vector.embedding)
-    FROM rag_chunk AS chunk
-    JOIN doc_embeddings AS vector ON vector.chunk_id = chunk.id AND vector.space_id = %(space_id)s
-    WHERE chunk.collection_id = %(collection_id)s AND chunk.id > %(after)s
-    ORDER BY chunk.id LIMIT %(batch)s
+    SELECT collection.generation, chunk.id, chunk.document_id, chunk.title_length, chunk.tokens,
+           vector_send(vector.embedding)
+    FROM rag_collection AS collection
+    JOIN rag_chunk AS chunk ON chunk.collection_id = collection.id
+    LEFT JOIN doc_embeddings AS vector ON vector.chunk_id = chunk.id AND vector.space_id = %(space_id)s
+    WHERE collection.id = %(collection_id)s
+    ORDER BY chunk.id LIMIT %(limit)s
 """
-
-_BATCH = 1000
+"""A single statement sees a single state of the database: the generation is that of all its rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +159,6 @@ class ResidentCollections:
             generation, collection = _read_whole(cursor, snapshot)
         took_s = time.monotonic() - started
         with self._lock:
-            # One that vanished from use makes room first: two generations side by side are short-lived.
             for key, held in list(self._held.items()):
                 if started - held.used > KEPT_S:
                     del self._held[key]
@@ -204,27 +195,21 @@ class ResidentCollections:
 
 
 def _read_whole(cursor: HotCursor, snapshot: PipelineSnapshot) -> tuple[int, ResidentCollection | None]:
-    """The present generation, and what is there of it."""
-    parameters = {"collection_id": snapshot.collection_id, "space_id": snapshot.space.id}
-    with transaction.atomic():
-        # One state of the database for all statements.
-        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        found = cursor.rows(_GENERATION, parameters)
-        generation = found[0][0] if found else -1
-        ((chunks, vectors),) = cursor.rows(_COUNT, parameters)
-        if not chunks or chunks != vectors or chunks > settings.RAG_RESIDENT_CHUNKS:
+    """The present generation, and what is there of it. The generation of an empty collection does not matter: −1."""
+    most = settings.RAG_RESIDENT_CHUNKS
+    parameters = {"collection_id": snapshot.collection_id, "space_id": snapshot.space.id, "limit": most + 1}
+    generation, ids, tokens, embeddings = -1, [], [], []
+    for generation, chunk_id, document_id, title_length, sent_tokens, sent_embedding in cursor.stream(
+        _READ, parameters
+    ):
+        if sent_embedding is None or len(ids) == most:
             return generation, None
-        rows: list[tuple[int, int, int]] = []
-        tokens: list[Int32Array] = []
-        embeddings = np.empty((chunks, snapshot.space.dimension), dtype=np.float32)
-        after = 0
-        while batch := cursor.rows(_READ, parameters | {"after": after, "batch": _BATCH}):
-            for row in batch:
-                embeddings[len(rows)] = sent_vector(row[4])
-                tokens.append(np.frombuffer(row[3], dtype="<i4").astype(np.int32))
-                rows.append(row[:3])
-            after = rows[-1][0]
-    chunk_ids, document_ids, title_lengths = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
+        ids.append((chunk_id, document_id, title_length))
+        tokens.append(np.frombuffer(sent_tokens, dtype="<i4").astype(np.int32))
+        embeddings.append(sent_vector(sent_embedding))
+    if not ids:
+        return generation, None
+    chunk_ids, document_ids, title_lengths = np.array(ids, dtype=np.int64).T.copy()
     return generation, ResidentCollection(
         generation=generation,
         chunk_ids=chunk_ids,
@@ -232,7 +217,7 @@ def _read_whole(cursor: HotCursor, snapshot: PipelineSnapshot) -> tuple[int, Res
         title_lengths=title_lengths.astype(np.int32),
         tokens=np.concatenate(tokens),
         offsets=np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum([len(one) for one in tokens])]),
-        embeddings=embeddings,
+        embeddings=np.stack(embeddings),
     )
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import uuid
 from collections.abc import Hashable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,7 +108,7 @@ def search_json(
     with recording() as timings:
         try:
             with stage("pipeline"):
-                resolved = resolve(request.collection or "", principal, routing)
+                resolved = _resolve(request, principal, routing, progress)
                 body = _cached_answer(request, resolved.snapshot, progress) or _shared_answer(
                     request, resolved, progress
                 )
@@ -122,6 +123,23 @@ def search_json(
     record_search(envelope, body.shown, resolved, principal)
     _tell_rollouts(request, resolved, envelope, body)
     return body.within(envelope)
+
+
+def _resolve(request: SearchRequest, principal: Principal, routing: Routing, progress: Progress) -> Resolved:
+    """What answers; the caches are asked in the meantime, on the guess that nothing has changed since the last time."""
+    guessed: list[Resolved] = []
+
+    def look_up(expected: Resolved) -> None:
+        guessed.append(expected)
+        _look_up(request, expected.snapshot, progress)
+
+    resolved = resolve(request.collection or "", principal, routing, look_up)
+    if guessed and guessed[0] is not resolved and progress.found is not None:
+        if progress.found.claimed:
+            with suppress(cache.CacheUnavailableError):
+                cache.disclaim(guessed[0].snapshot.response_key(request))
+        progress.found = None
+    return resolved
 
 
 def _tell_rollouts(request: SearchRequest, resolved: Resolved, answer: Mapping[str, Any], body: Body) -> None:
@@ -305,18 +323,27 @@ def _cached_answer(request: SearchRequest, snapshot: PipelineSnapshot, progress:
     if not settings.RAG_RESPONSE_CACHE_TTL_S:
         cache.count("full", "miss", "disabled")
         return None
-    feature_key = snapshot.feature_key(request) if settings.RAG_FEATURE_CACHE_TTL_S else None
-    try:
-        progress.found = cache.look_up(snapshot.response_key(request), feature_key, single_flight.CLAIM_S)
-    except cache.CacheUnavailableError:
+    if progress.found is None and not progress.degraded:
+        _look_up(request, snapshot, progress)
+    if progress.found is None:
         cache.count("full", "miss", "unavailable")
-        progress.degrade("cache", CACHE_FAULT)
         return None
     found = cache.counted("full", progress.found.full, lambda: _why_missed("full", request, snapshot))
     if found is None:
         return None
     progress.cache = "full"
     return Body.from_bytes(found)
+
+
+def _look_up(request: SearchRequest, snapshot: PipelineSnapshot, progress: Progress) -> None:
+    """Ask both caches at once, and for the claim to compute the answer if there is none."""
+    if not settings.RAG_RESPONSE_CACHE_TTL_S:
+        return
+    feature_key = snapshot.feature_key(request) if settings.RAG_FEATURE_CACHE_TTL_S else None
+    try:
+        progress.found = cache.look_up(snapshot.response_key(request), feature_key, single_flight.CLAIM_S)
+    except cache.CacheUnavailableError:
+        progress.degrade("cache", CACHE_FAULT)
 
 
 def _cached_scores(request: SearchRequest, snapshot: PipelineSnapshot, progress: Progress) -> ScoredCandidates | None:

@@ -91,15 +91,32 @@ class Resolved:
     shadows: tuple[tuple[Arm, Resolved], ...] = ()
 
 
-def resolve(collection_slug: str, principal: Principal, routing: Routing | None = None) -> Resolved:
+def resolve(
+    collection_slug: str,
+    principal: Principal,
+    routing: Routing | None = None,
+    meanwhile: Callable[[Resolved], None] | None = None,
+) -> Resolved:
     """What answers a principal's search of a collection; costs one query.
 
-    Without ``routing`` no rollout takes part: the stable versions answer.
+    Without ``routing`` no rollout takes part: the stable versions answer. ``meanwhile`` is called while the database
+    works, with what it will say unless the collection has changed since this process last asked; if it has, another
+    object is returned than that.
 
     Raises `NotFound` alike for an unknown collection and for one that the principal may not touch, so that nobody
     learns which exist.
     """
-    return resolve_choice(collection_slug, principal, lambda: choose(collection_slug, routing))
+    before = _last_read.get(collection_slug)
+    if meanwhile is None or before is None or not principal.may_touch(collection_slug):
+        return resolve_choice(collection_slug, principal, lambda: choose(collection_slug, routing))
+    choice = choose(collection_slug, routing)
+    expected = _resolved(before, collection_slug, principal, choice)
+    with hot_cursor() as cursor, cursor.ahead(_READ, {"slug": collection_slug}) as read:
+        meanwhile(expected)
+        rows = _rows(read())
+    if rows == before:
+        return expected
+    return resolve_choice(collection_slug, principal, lambda: choice)
 
 
 def resolve_choice(collection_slug: str, principal: Principal, choice: Callable[[], Choice]) -> Resolved:
@@ -181,5 +198,18 @@ class _Row(NamedTuple):
 def _read(slug: str) -> list[_Row]:
     """A row for each live configuration of the collection, at least one; none when there is no such collection."""
     with hot_cursor() as cursor:
-        rows = cursor.rows(_READ, {"slug": slug})
-    return [_Row._make((*row[:8], EXACT if row[7] is None else AnnPlan(*row[8:]))) for row in rows]
+        rows = _rows(cursor.rows(_READ, {"slug": slug}))
+    if len(_last_read) >= _REMEMBERED:
+        _last_read.clear()
+    if rows:
+        _last_read[slug] = rows
+    return rows
+
+
+def _rows(read: list[tuple[Any, ...]]) -> list[_Row]:
+    return [_Row._make((*row[:8], EXACT if row[7] is None else AnnPlan(*row[8:]))) for row in read]
+
+
+_REMEMBERED = 1000
+_last_read: dict[str, list[_Row]] = {}
+"""What this process last read of each collection: a guess, never an answer."""
