@@ -36,7 +36,12 @@ class HotCursor:
 
     def stream(self, statement: str, parameters: Mapping[str, Any]) -> Iterator[TupleRow]:
         """As `rows`, one by one, so that a long result is never in memory as a whole."""
-        return self._cursor.stream(statement.encode(), parameters, binary=True)
+        try:
+            yield from self._cursor.stream(statement.encode(), parameters, binary=True)
+        finally:
+            # libpq leaves the mode only when it sends the next statement, and not when it does so in pipeline mode:
+            # `ahead` on the same connection would get its rows one by one, which psycopg does not expect.
+            self._cursor.execute(b"")
 
     @contextmanager
     def ahead(

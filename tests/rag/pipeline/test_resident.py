@@ -147,6 +147,15 @@ class TestCollection:
         assert resident.load(snapshot) is None
         assert resident.at(snapshot) is None
 
+    def test_its_reading_leaves_the_connection_as_it_was(self, collection: Collection, space: EmbeddingSpace) -> None:
+        with hot_cursor() as cursor:
+            assert len(list(cursor.stream("SELECT generate_series(1, %(last)s)", {"last": 3}))) == 3
+            with cursor.ahead("SELECT generate_series(1, %(last)s)", {"last": 3}) as rows:
+                assert rows() == [(1,), (2,), (3,)]
+            assert next(iter(cursor.stream("SELECT generate_series(1, %(last)s)", {"last": 3}))) == (1,)
+            with cursor.ahead("SELECT generate_series(1, %(last)s)", {"last": 3}) as rows:
+                assert rows() == [(1,), (2,), (3,)]
+
     def test_an_empty_collection_is_not_held(self, space: EmbeddingSpace) -> None:
         collection = Collection.objects.create(slug="empty")
         assert resident.load(snapshot_of(collection, space)) is None
