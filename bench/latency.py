@@ -138,6 +138,8 @@ class BareParts:
     """What anybody would pay: an encoder, and a table of ids and vectors with a prepared binary statement."""
 
     def __init__(self, warm_up: list[str]) -> None:
+        # Torch's threads sleep between two calls instead of spinning on a core that is another side's by then.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import psycopg
         import torch
         from django.conf import settings
