@@ -40,13 +40,13 @@ DAMAGED = b""
 _skip_until = 0.0
 
 # One round trip: the answer; else the claim to compute it, and what is known before fusion.
-_LOOK_UP = b"""
+_LOOK_UP = """
 local full = redis.call('GET', KEYS[1])
 if full then return {full} end
 local claimed = redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[1])
 return {false, claimed and 1 or 0, KEYS[3] and redis.call('GET', KEYS[3]) or false}
 """
-_LOOK_UP_SHA = sha1(_LOOK_UP, usedforsecurity=False).hexdigest()
+_LOOK_UP_SHA = sha1(_LOOK_UP.encode(), usedforsecurity=False).hexdigest()
 
 
 class Entry(NamedTuple):

@@ -198,7 +198,10 @@ def _read_whole(cursor: HotCursor, snapshot: PipelineSnapshot) -> tuple[int, Res
     """The present generation, and what is there of it. The generation of an empty collection does not matter: −1."""
     most = settings.RAG_RESIDENT_CHUNKS
     parameters = {"collection_id": snapshot.collection_id, "space_id": snapshot.space.id, "limit": most + 1}
-    generation, ids, tokens, embeddings = -1, [], [], []
+    generation = -1
+    ids: list[tuple[int, int, int]] = []
+    tokens: list[Int32Array] = []
+    embeddings: list[Float32Array] = []
     for generation, chunk_id, document_id, title_length, sent_tokens, sent_embedding in cursor.stream(
         _READ, parameters
     ):

@@ -20,6 +20,7 @@ from ops.contracts.principal import Principal
 from ops.contracts.stage import PIPELINE_STAGES, Recording, recording, stage
 from rag.pipeline import cache, shadow, single_flight
 from rag.pipeline.body import Body, encode
+from rag.pipeline.cache import CacheName, Found
 from rag.pipeline.candidates import read_candidates
 from rag.pipeline.database import give_back_connection, hot_cursor
 from rag.pipeline.eligible import Eligibility
@@ -66,9 +67,9 @@ class Progress:
     cache: str = "none"
     degraded: dict[str, str] = field(default_factory=dict)
     """What could not be used, in the order it was missed, and why."""
-    found: cache.Found | None = None
+    found: Found | None = None
     """What the caches were found to hold, where both were asked at once."""
-    to_keep: list[tuple[cache.CacheName, bytes]] = field(default_factory=list)
+    to_keep: list[tuple[CacheName, bytes]] = field(default_factory=list)
     """What is still to be put into the caches."""
 
     def degrade(self, part: str, reason: str) -> None:
@@ -372,7 +373,7 @@ def _keep(request: SearchRequest, snapshot: PipelineSnapshot, progress: Progress
     """Put what is to be kept into the caches."""
     if not progress.to_keep:
         return
-    ttl_s: dict[cache.CacheName, int] = {
+    ttl_s: dict[CacheName, int] = {
         "full": settings.RAG_RESPONSE_CACHE_TTL_S,
         "feature": settings.RAG_FEATURE_CACHE_TTL_S,
     }
@@ -387,15 +388,15 @@ def _keep(request: SearchRequest, snapshot: PipelineSnapshot, progress: Progress
             _misses.kept(_question(entry.name, request, snapshot), snapshot, entry.ttl_s)
 
 
-def _why_missed(name: cache.CacheName, request: SearchRequest, snapshot: PipelineSnapshot) -> str:
+def _why_missed(name: CacheName, request: SearchRequest, snapshot: PipelineSnapshot) -> str:
     return _misses.reason(_question(name, request, snapshot), snapshot)
 
 
-def _key(name: cache.CacheName, request: SearchRequest, snapshot: PipelineSnapshot) -> str:
+def _key(name: CacheName, request: SearchRequest, snapshot: PipelineSnapshot) -> str:
     return snapshot.response_key(request) if name == "full" else snapshot.feature_key(request)
 
 
-def _question(name: cache.CacheName, request: SearchRequest, snapshot: PipelineSnapshot) -> Hashable:
+def _question(name: CacheName, request: SearchRequest, snapshot: PipelineSnapshot) -> Hashable:
     """What stays the same when documents, access, models, weights or settings change."""
     asked = snapshot.collection, snapshot.groups, request.query, repr(sorted(request.filters.items()))
     if name == "feature":
