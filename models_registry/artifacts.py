@@ -27,8 +27,8 @@ from typing import BinaryIO, Protocol
 from django.conf import settings
 from django.core.files.storage import default_storage
 from django.db import connection, transaction
-from django.utils import timezone
 
+from models_registry import clock
 from models_registry.locks import lock_until_commit
 from models_registry.models import Artifact, ModelVersion
 from ops.files import delete_abandoned, incoming_folder, is_local, move_into_storage, received, storage_faults
@@ -87,14 +87,12 @@ def put(source: bytes | Path | ByteStream, filename: str) -> Artifact:
         with _faults_told("stored"):
             if not _is_stored_intact(sha256):
                 move_into_storage(path, _name(sha256))
+        # By the database's clock, which is the collector's: a host whose own goes wrong loses no grace.
+        stored_at = clock.now()
         artifact, _ = Artifact.objects.update_or_create(
             sha256=sha256,
-            defaults={"stored_at": timezone.now()},
-            create_defaults={
-                "size_bytes": size_bytes,
-                "filename": _displayed(filename),
-                "stored_at": timezone.now(),
-            },
+            defaults={"stored_at": stored_at},
+            create_defaults={"size_bytes": size_bytes, "filename": _displayed(filename), "stored_at": stored_at},
         )
     return artifact
 
@@ -146,7 +144,7 @@ def collect_garbage(*, dry_run: bool, grace: timedelta = GRACE) -> list[Garbage]
 
     Half-received files of processes that died are deleted as well, without being listed.
     """
-    limit = timezone.now() - grace
+    limit = clock.now() - grace
     known = {artifact.sha256: artifact for artifact in Artifact.objects.filter(stored_at__lt=limit)}
     with_row = set(Artifact.objects.values_list("sha256", flat=True))
     referenced = {

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import Q, QuerySet
 
-from models_registry import artifacts, versions
+from models_registry import artifacts, clock, versions
 from models_registry.locks import lock_until_commit
 from models_registry.models import (
     GLOBAL_SCOPE,
@@ -368,7 +368,5 @@ def _note(
 
 def _clock(current: Deployment | None) -> datetime:
     """The database's time, read under the lock; never before the current row's start, whatever its clock did."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT clock_timestamp()")
-        moment: datetime = cursor.fetchone()[0]
+    moment = clock.now()
     return max(moment, current.started_at) if current is not None else moment

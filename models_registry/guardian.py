@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from django.db import Error as DatabaseFault
-from django.db import connection
+from django.db import connection, transaction
 
-from models_registry import artifacts, deployments, guardrails, rollouts, statistics
+from models_registry import artifacts, clock, deployments, guardrails, rollouts, statistics
 from models_registry.guardrails import Reading
 from models_registry.models import ModelVersion, Role, Rollout, RolloutMode, RolloutState, Slot
 from models_registry.routing import arm_subject
@@ -127,7 +127,7 @@ def _look_at(rollout: Rollout) -> str:
 def _step_if_due(rollout: Rollout, standing: Standing) -> str:
     if not rollout.automatic or standing.samples < rollout.min_samples:
         return ""
-    if rollouts.now() - rollout.stepped_at < timedelta(minutes=rollout.step_minutes):
+    if clock.now() - rollout.stepped_at < timedelta(minutes=rollout.step_minutes):
         return ""
     why = f"{standing.samples:,} answers at {rollout.percent:g} % without a breach"
     if rollout.step + 1 < len(rollout.steps):
@@ -138,19 +138,21 @@ def _step_if_due(rollout: Rollout, standing: Standing) -> str:
 
 
 def _roll_back(rollout: Rollout, why: str, readings: list[Reading]) -> str:
-    if rollouts.roll_back(rollout.pk, by=SYSTEM, outcome=why, readings=readings) is None:
-        return ""
     message = f"{rollout} was rolled back at {rollout.percent:g} %: {why}."
-    raise_alert(
-        f"rollout-{rollout.pk}-rolled-back",
-        AlertSeverity.WARNING,
-        message,
-        rollout=rollout.pk,
-        candidate=str(rollout.candidate),
-        scope=rollout.scope,
-        slot=rollout.slot,
-        readings=[reading.as_dict() for reading in readings],
-    )
+    # Both or neither: a guardian that is killed in between leaves no rollback that nobody was told of.
+    with transaction.atomic():
+        if rollouts.roll_back(rollout.pk, by=SYSTEM, outcome=why, readings=readings) is None:
+            return ""
+        raise_alert(
+            f"rollout-{rollout.pk}-rolled-back",
+            AlertSeverity.WARNING,
+            message,
+            rollout=rollout.pk,
+            candidate=str(rollout.candidate),
+            scope=rollout.scope,
+            slot=rollout.slot,
+            readings=[reading.as_dict() for reading in readings],
+        )
     return message
 
 

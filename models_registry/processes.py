@@ -11,7 +11,6 @@ import logging
 import os
 import socket
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -50,7 +49,7 @@ def report_elsewhere(label: str, models: Sequence[LoadReport]) -> None:
     """What a server of models holds in memory, as somebody has just seen it; forgotten unless it is seen again."""
     expires_s = max(2.0 * settings.REGISTRY_DISCOVER_INTERVAL_S, EXPIRES_S)
     try:
-        _write(ProcessReport(label, "server", time.time(), models), expires_s)
+        _write(label, "server", models, expires_s)
     except redis.RedisError as error:
         logger.warning("What %s holds can't be told (%s)", label, type(error).__name__)
 
@@ -58,7 +57,7 @@ def report_elsewhere(label: str, models: Sequence[LoadReport]) -> None:
 def all_reports() -> list[ProcessReport]:
     """Of every process that lives, sorted by name. Raises `redis.RedisError`."""
     connection = get_redis_connection("default")
-    now = time.time()
+    now = _now(connection)
     connection.zremrangebyscore(_index(), "-inf", now)
     names = connection.zrangebyscore(_index(), now, "+inf", start=0, num=MOST_PROCESSES)
     contents = connection.mget([_key(name.decode()) for name in names]) if names else []
@@ -92,7 +91,7 @@ class Announcer:
 
     def tell(self) -> None:
         """Write the reports now. Raises `redis.RedisError`."""
-        _write(ProcessReport(self.name, self._role, time.time(), loading.reports()), EXPIRES_S)
+        _write(self.name, self._role, loading.reports(), EXPIRES_S)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -115,11 +114,20 @@ def announce(role: str) -> Announcer:
     return announcer
 
 
-def _write(report: ProcessReport, expires_s: float) -> None:
-    connection = get_redis_connection("default").pipeline(transaction=True)
-    connection.set(_key(report.name), json.dumps(asdict(report), default=_as_text), px=int(expires_s * 1000))
-    connection.zadd(_index(), {report.name: time.time() + expires_s})
+def _write(name: str, role: str, models: Sequence[LoadReport], expires_s: float) -> None:
+    client = get_redis_connection("default")
+    now = _now(client)
+    report = ProcessReport(name, role, now, models)
+    connection = client.pipeline(transaction=True)
+    connection.set(_key(name), json.dumps(asdict(report), default=_as_text), px=int(expires_s * 1000))
+    connection.zadd(_index(), {name: now + expires_s})
     connection.execute()
+
+
+def _now(client: redis.Redis) -> float:
+    """Redis's own clock: hosts may disagree, and one that is behind would seem to have died."""
+    seconds, microseconds = client.time()
+    return seconds + microseconds / 1e6
 
 
 def withdraw(name: str) -> None:

@@ -12,19 +12,19 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import QuerySet
 
-from models_registry import deployments
+from models_registry import clock, deployments
 from models_registry.deployments import Deployable
 from models_registry.guardrails import ALPHA, MIN_SAMPLES, checked
 from models_registry.locks import lock_until_commit
 from models_registry.models import (
     GLOBAL_SCOPE,
     OPEN_ROLLOUTS,
+    Deployment,
     FusionWeights,
     ModelVersion,
     Role,
@@ -85,7 +85,7 @@ def start(
             raise Conflict(f"No {slot.label} is live that a candidate could be compared with.")
         if thing in (baseline.model_version, baseline.weights):
             raise Conflict(f"{thing} is live in '{scope}' already.")
-        moment = now()
+        moment = clock.now()
         rollout = Rollout.objects.create(
             scope=scope,
             slot=slot,
@@ -129,7 +129,7 @@ def step(number: int, *, by: Principal, percent: float | None = None, reason: st
             later = [share for share in rollout.steps[rollout.step + 1 :] if share > percent]
             rollout.steps = [*rollout.steps[: rollout.step + 1], float(percent), *later]
             rollout.step += 1
-        rollout.stepped_at = now()
+        rollout.stepped_at = clock.now()
         rollout.save(update_fields=["step", "steps", "stepped_at"])
         _give_share(rollout, by=by, reason=reason)
         _note(CHANGE, rollout, by, percent=rollout.percent, reason=reason)
@@ -152,7 +152,7 @@ def resume(number: int, *, by: Principal, reason: str = "") -> Rollout:
     with _changing(number, by) as rollout:
         _require(rollout, RolloutState.PAUSED)
         deployments.require_deployable(Slot(rollout.slot), rollout.candidate, rollout.scope)
-        rollout.state, rollout.outcome, rollout.stepped_at = RolloutState.RUNNING, "", now()
+        rollout.state, rollout.outcome, rollout.stepped_at = RolloutState.RUNNING, "", clock.now()
         rollout.save(update_fields=["state", "outcome", "stepped_at"])
         _give_share(rollout, by=by, reason=reason)
         _note(CHANGE, rollout, by, paused=False, reason=reason)
@@ -173,6 +173,32 @@ def promote(number: int, *, by: Principal, reason: str = "", readings: Sequence[
         _finish(rollout, RolloutState.PROMOTED, by=by, outcome=why, readings=readings)
         deployments.activate(Slot(rollout.slot), rollout.candidate, rollout.scope, by=by, reason=why)
     return rollout
+
+
+def is_stable(rollout: Rollout) -> bool:
+    """Whether the candidate is what is stable in the rollout's scope now."""
+    stable = deployments.effective(Slot(rollout.slot), rollout.scope)
+    return stable is not None and _thing_of(stable) == rollout.candidate
+
+
+def take_back(number: int, *, by: Principal, reason: str = "") -> Deployable:
+    """Put back what was stable before a rollout was promoted, and return it.
+
+    Raises `Conflict` unless the rollout was promoted and its candidate is still what is stable.
+    """
+    rollout = find(number)
+    _require(rollout, RolloutState.PROMOTED)
+
+    def still_stable(current: Deployment | None) -> None:
+        if current is None or _thing_of(current) != rollout.candidate:
+            raise Conflict(f"{rollout.candidate} is not what is stable in '{rollout.scope}' any more.")
+
+    why = reason or f"rollout {rollout.pk} taken back"
+    deployments.rollback(Slot(rollout.slot), rollout.scope, by=by, reason=why, precondition=still_stable)
+    stable = deployments.effective(Slot(rollout.slot), rollout.scope)
+    if stable is None:
+        raise AssertionError("a rollback leaves the scope's own or the global choice")
+    return _thing_of(stable)
 
 
 def abort(number: int, *, by: Principal, reason: str = "") -> Rollout:
@@ -225,9 +251,16 @@ def _changing(number: int, by: Principal) -> Iterator[Rollout]:
     """The rollout, which nobody else can change until the block ends."""
     place = find(number)
     require_write(place.scope, by)
-    with transaction.atomic():
+    with deployments.failures_noted(), transaction.atomic():
         lock_until_commit(deployments.change_lock(Slot(place.slot), place.scope))
         yield find(number)
+
+
+def _thing_of(row: Deployment) -> Deployable:
+    thing = row.model_version or row.weights
+    if thing is None:
+        raise AssertionError("a constraint of the table says that a deployment names one thing")
+    return thing
 
 
 def _require(rollout: Rollout, *states: RolloutState) -> None:
@@ -249,12 +282,17 @@ def _finish(
     rollout: Rollout, state: RolloutState, *, by: Principal, outcome: str, readings: Sequence[Any] = ()
 ) -> None:
     was_running = rollout.state == RolloutState.RUNNING
-    rollout.state, rollout.outcome, rollout.ended_at = state, outcome, now()
+    rollout.state, rollout.outcome, rollout.ended_at = state, outcome, clock.now()
     rollout.readings = [reading.as_dict() for reading in readings]
     rollout.save(update_fields=["state", "outcome", "ended_at", "readings"])
     if was_running:
         deployments.set_share(rollout, _role(rollout), None, by=by, reason=outcome)
     _note(END, rollout, by, state=state, outcome=outcome)
+
+
+def require_usable(plan: Plan) -> None:
+    """Raises `InvalidRequest`, which names every fault, for a plan that can't be followed."""
+    _check(plan)
 
 
 def _check(plan: Plan) -> dict[str, float]:
@@ -290,14 +328,6 @@ def _check_steps(steps: Sequence[float]) -> None:
     usable = steps and all(math.isfinite(share) and 0 < share <= 100 for share in steps)
     if not usable or list(steps) != sorted(set(steps)) or len(steps) > 20:
         raise InvalidRequest("", errors={"steps": "From 1 to 20 rising shares, each above 0 and at most 100 per cent."})
-
-
-def now() -> datetime:
-    """The database's time: hosts may disagree."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT clock_timestamp()")
-        moment: datetime = cursor.fetchone()[0]
-    return moment
 
 
 def _note(action: AuditAction, rollout: Rollout, by: Principal, **details: Any) -> None:

@@ -73,9 +73,10 @@ def register_version(
 
 def set_status(version: ModelVersion, status: VersionStatus, detail: str = "") -> None:
     """Note that a version can be used, or why it can't. What is live stays live."""
-    if (version.status, version.status_detail) != (status, detail):
-        version.status, version.status_detail = status, detail
-        version.save(update_fields=["status", "status_detail"])
+    version.status, version.status_detail = status, detail
+    # By what the row says: a transaction that was undone may have left something else in memory.
+    row = ModelVersion.objects.filter(pk=version.pk).exclude(status=status, status_detail=detail)
+    row.update(status=status, status_detail=detail)
 
 
 def find_version(label: str) -> ModelVersion:

@@ -7,12 +7,12 @@ from typing import Any
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
-from rest_framework.generics import ListAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from models_registry import deployments, past, versions
+from models_registry.api.lists import RowsView, without_paging
 from models_registry.api.queries import checked, principal_of
 from models_registry.api.serializers import (
     CollectionQuerySerializer,
@@ -31,7 +31,7 @@ from models_registry.api.serializers import (
 )
 from models_registry.discovery.refresh import refresh
 from models_registry.models import Deployment, Model, ModelVersion, Slot
-from models_registry.scopes import readable_scope, visible_scopes
+from models_registry.scopes import readable_scope
 from ops.api.pagination import Pages
 from ops.contracts.principal import Scope
 from ops.contracts.problems import InvalidRequest, NotFound
@@ -51,14 +51,14 @@ class DeploymentPages(Pages):
     ordering = "-id"
 
 
-class ModelsView(ListAPIView[Model]):
+class ModelsView(RowsView[Model]):
     required_scopes = {"GET": Scope.REGISTRY_READ}
+    query_serializer_class = ModelsQuerySerializer
     serializer_class = ModelSerializer
     pagination_class = ModelPages
     queryset = Model.objects.none()
 
-    def get_queryset(self) -> QuerySet[Model]:
-        query = _without_paging(checked(ModelsQuerySerializer, self.request))
+    def rows(self, query: dict[str, Any]) -> QuerySet[Model]:
         models, live, search = versions.overview(), query.pop("live"), query.pop("search", "")
         if live is not None:
             deployed = Deployment.objects.filter(ended_at=None, model_version__model=OuterRef("pk"))
@@ -81,7 +81,7 @@ class ModelView(APIView):
     )
     def get(self, request: Request, name: str) -> Response:
         """One model with a page of its versions, newest first."""
-        query = _without_paging(checked(VersionsQuerySerializer, request))
+        query = without_paging(checked(VersionsQuerySerializer, request))
         model = versions.overview().filter(name=name).first()
         if model is None:
             raise NotFound(f"There is no model '{name}'.")
@@ -91,19 +91,17 @@ class ModelView(APIView):
         return Response(ModelSerializer(model).data | {"versions": listed})
 
 
-class DeploymentsView(ListAPIView[Deployment]):
+class DeploymentsView(RowsView[Deployment]):
     required_scopes = {"GET": Scope.REGISTRY_READ}
+    query_serializer_class = DeploymentsQuerySerializer
     serializer_class = DeploymentSerializer
     pagination_class = DeploymentPages
     queryset = Deployment.objects.none()
+    is_scoped = True
 
-    def get_queryset(self) -> QuerySet[Deployment]:
-        query = _without_paging(checked(DeploymentsQuerySerializer, self.request))
+    def rows(self, query: dict[str, Any]) -> QuerySet[Deployment]:
         moment = query.pop("at", None)
         rows = deployments.history() if moment is None else deployments.live_at(moment)
-        scopes = visible_scopes(principal_of(self.request))
-        if scopes is not None:
-            rows = rows.filter(scope__in=scopes)
         return rows.filter(**query)
 
     @extend_schema(operation_id="list_deployments", tags=TAGS, parameters=[DeploymentsQuerySerializer])
@@ -185,7 +183,3 @@ class RefreshView(APIView):
     def post(self, request: Request) -> Response:
         """Look for models now at every source that the settings name. It adds and marks missing, and never deletes."""
         return Response(RefreshedSerializer({"sources": refresh(principal_of(request))}).data)
-
-
-def _without_paging(query: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in query.items() if name not in {"limit", "cursor"}}

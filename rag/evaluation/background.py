@@ -7,15 +7,14 @@ the run is begun again; one that kills its workers fails.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 
-from django.db import Error, connection, transaction
+from django.db import Error, transaction
 from django.db.models import F
 from django.utils import timezone
-from kombu.exceptions import OperationalError as BrokerError
 
+from models_registry import background
+from models_registry.background import STALLED_AFTER
 from ops import audit
 from ops.contracts.audit import declare_action
 from ops.contracts.principal import Principal
@@ -29,9 +28,6 @@ START = declare_action("evaluation.start", "A measurement of ranking quality was
 
 MAX_ATTEMPTS = 3
 """How often a worker may die over an evaluation before it fails."""
-
-STALLED_AFTER = timedelta(seconds=60)
-"""An evaluation without progress for so long has lost its worker, or waits behind others: it is queued once more."""
 
 PROGRESS_EVERY_S = 1.0
 
@@ -65,15 +61,12 @@ def start(collection_slug: str, principal: Principal, *, label: str = "") -> Eva
 def enqueue(run_id: int) -> None:
     from rag.tasks import evaluate_collection  # which imports this module
 
-    try:
-        evaluate_collection.delay(run_id)
-    except BrokerError as error:
-        logger.warning("The task queue can't be reached; evaluation %s waits for it (%s)", run_id, error)
+    background.queue(evaluate_collection, run_id)
 
 
 def perform(run_id: int) -> None:
     """Work on a run unless somebody else does, or it is done already."""
-    with _claimed(run_id) as is_ours:
+    with background.claimed(f"rag.evaluation.{run_id}") as is_ours:
         run = EvaluationRun.objects.filter(pk=run_id, state__in=LIVE).first() if is_ours else None
         if run is None:
             return
@@ -101,14 +94,8 @@ def perform(run_id: int) -> None:
 
 
 def take_stalled(now: datetime, stalled_after: timedelta = STALLED_AFTER) -> list[int]:
-    """Runs without progress for so long, each at most once in that time."""
-    with transaction.atomic():
-        stalled = EvaluationRun.objects.select_for_update(skip_locked=True).filter(
-            state__in=LIVE, progressed_at__lt=now - stalled_after
-        )
-        ids = list(stalled.order_by("id").values_list("id", flat=True))
-        EvaluationRun.objects.filter(id__in=ids).update(progressed_at=now)
-    return ids
+    """As `models_registry.background.take_stalled`."""
+    return background.take_stalled(EvaluationRun.objects.filter(state__in=LIVE), now, stalled_after)
 
 
 class _Reporter:
@@ -131,21 +118,3 @@ class _Reporter:
 def _finish(run_id: int, state: EvaluationState, **columns: object) -> None:
     now = timezone.now()
     EvaluationRun.objects.filter(pk=run_id).update(state=state, progressed_at=now, finished_at=now, **columns)
-
-
-@contextmanager
-def _claimed(run_id: int) -> Iterator[bool]:
-    """Whether this session now holds the run's lock; it does until the block ends."""
-    name = f"rag.evaluation.{run_id}"
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [name])
-        is_ours = bool(cursor.fetchone()[0])
-    try:
-        yield is_ours
-    finally:
-        if is_ours:
-            try:
-                with connection.cursor() as cursor:
-                    cursor.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", [name])
-            except Error:
-                logger.warning("The lock of evaluation %s could not be released; the database does it", run_id)

@@ -14,7 +14,7 @@ import pytest
 from django.conf import settings as django_settings
 from django.db import connection
 
-from models_registry import deployments, guardian, rollouts, statistics, weights
+from models_registry import clock, deployments, guardian, rollouts, statistics, weights
 from models_registry.models import Deployment, FusionWeights, ModelVersion, Rollout, RolloutMode, Slot
 from models_registry.rollouts import Plan
 from models_registry.routing import Arm, observe_answer, observe_comparison, observe_feedback
@@ -124,7 +124,7 @@ def test_automatic_steps_wait_for_time_and_samples_and_end_with_the_promotion(ca
     rollout = rollouts.start(candidate, plan=Plan(steps=(5, 100), automatic=True, step_minutes=30), by=SYSTEM)
     answers(rollout, "canary", 99)
     flush()
-    Rollout.objects.update(stepped_at=rollouts.now() - timedelta(minutes=31))
+    Rollout.objects.update(stepped_at=clock.now() - timedelta(minutes=31))
     assert guardian.look() == []  # one sample is missing
     answers(rollout, "canary", 1)
     flush()
@@ -132,7 +132,7 @@ def test_automatic_steps_wait_for_time_and_samples_and_end_with_the_promotion(ca
     answers(rollouts.find(rollout.pk), "canary", 200)
     flush()
     assert guardian.look() == []  # half an hour is missing
-    Rollout.objects.update(stepped_at=rollouts.now() - timedelta(minutes=31))
+    Rollout.objects.update(stepped_at=clock.now() - timedelta(minutes=31))
     assert "was promoted" in guardian.look()[0]
     assert deployments.effective(Slot.WEIGHTS, "global").weights == candidate  # type: ignore[union-attr]
 
@@ -237,7 +237,7 @@ class TestProcesses:
             f"s.DATABASES['default']['NAME'] = {connection.settings_dict['NAME']!r}\n"
             "import django; django.setup()\n"
             "import os, signal\n"
-            "from models_registry import deployments, rollouts\n"
+            "from models_registry import clock, deployments, rollouts\n"
             "from ops.contracts.principal import SYSTEM\n"
             "real = deployments._replace\n"
             "def killed(*args, **kwargs):\n"
