@@ -65,7 +65,7 @@ def serving(
 
 
 class Client:
-    """One keep-alive connection. Any answer but 200 ends the benchmark."""
+    """One keep-alive connection. Any other answer than the expected one ends the benchmark."""
 
     def __init__(self, port: int, key: str | None = None) -> None:
         self._headers = {"Content-Type": "application/json"} | ({} if key is None else {"X-API-Key": key})
@@ -74,16 +74,16 @@ class Client:
         assert self._connection.sock is not None
         self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def post(self, path: str, body: bytes, method: str = "POST") -> bytes:
+    def post(self, path: str, body: bytes, method: str = "POST", *, expected: int = 200) -> bytes:
         self._connection.request(method, path, body, self._headers)
         response = self._connection.getresponse()
         content = response.read()
-        if response.status != 200:
+        if response.status != expected:
             raise RuntimeError(f"{method} {path} answered {response.status}: {content[:500].decode(errors='replace')}")
         return content
 
-    def post_json(self, path: str, body: object) -> Any:
-        return json.loads(self.post(path, json.dumps(body).encode()))
+    def post_json(self, path: str, body: object, *, expected: int = 200) -> Any:
+        return json.loads(self.post(path, json.dumps(body).encode(), expected=expected))
 
     def close(self) -> None:
         self._connection.close()
