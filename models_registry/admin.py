@@ -302,4 +302,4 @@ def _as_code(facts: object) -> SafeString:
 
 
 # At the end, because it builds on the classes above: Django looks for this module alone.
-from models_registry import rollouts_admin  # noqa: E402, F401
+from models_registry import rollouts_admin, space_builds_admin  # noqa: E402, F401

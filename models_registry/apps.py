@@ -12,6 +12,7 @@ class ModelsRegistryConfig(AppConfig):
         from models_registry.diagnoses import register_diagnoses
         from models_registry.inventory import inventory
         from models_registry.rollouts import end_after_change
+        from models_registry.space_builds import note_change
         from models_registry.statistics import observe_model_call
         from ops.contracts.health import register_sign_of_life
         from ops.contracts.inventory import register_model_inventory
@@ -21,4 +22,5 @@ class ModelsRegistryConfig(AppConfig):
         register_call_sink(observe_model_call)
         register_sign_of_life(processes.workers)
         register_stable_hook(end_after_change)
+        register_stable_hook(note_change)
         register_diagnoses()

@@ -46,6 +46,15 @@ declare(
         maximum=3650,
     ),
     Variable(
+        "REGISTRY_SPACE_KEEP_HOURS",
+        Kind.INTEGER,
+        "Hours after the switch to another embedder in which the vectors from before are kept, complete, for a "
+        "rollback; a build may say otherwise. 0: until somebody drops them.",
+        default=168,
+        minimum=0,
+        maximum=8760,
+    ),
+    Variable(
         "REGISTRY_DISCOVER_DIRS",
         Kind.LIST,
         "Folders in which models are looked for: sentence-transformers, Whisper, Piper voices, trained rankers.",

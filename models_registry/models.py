@@ -328,13 +328,17 @@ class Rollout(models.Model):
 
 
 class BuildState(models.TextChoices):
-    """``READY`` waits for its switch; ``SWITCHED`` keeps the space before it for a rollback until it is dropped."""
+    """``READY`` waits for its switch; ``SWITCHED`` keeps the space before it for a rollback until it is dropped.
+
+    ``DROPPED``: the vectors that nothing answers with are gone, whichever of the two spaces they belonged to.
+    """
 
     PENDING = "pending", "pending"
     FILLING = "filling", "filling"
     CHECKING = "checking", "checking"
     READY = "ready", "ready"
     SWITCHED = "switched", "switched"
+    ROLLED_BACK = "rolled_back", "rolled back"
     DROPPED = "dropped", "dropped"
     CANCELLED = "cancelled", "cancelled"
     FAILED = "failed", "failed"
@@ -353,6 +357,10 @@ class SpaceBuild(models.Model):
     state = models.CharField(max_length=16, choices=BuildState.choices, default=BuildState.PENDING)
     chunks_per_minute = models.PositiveIntegerField(null=True, blank=True, help_text="Empty: as fast as it goes.")
     switches = models.BooleanField(default=False, help_text="Switches by itself once its check has passed.")
+    keep_hours = models.PositiveIntegerField(
+        default=0, help_text="How long after the switch the space before it is kept; 0: until somebody drops it."
+    )
+    drops_at = models.DateTimeField(null=True, blank=True, help_text="When what is left behind is dropped by itself.")
     done = models.PositiveBigIntegerField(default=0)
     total = models.PositiveBigIntegerField(default=0)
     check_result = models.JSONField(
@@ -378,6 +386,14 @@ class SpaceBuild(models.Model):
 
     def __str__(self) -> str:
         return f"space build {self.pk}: {self.version} in {self.scope}"
+
+    @property
+    def left_behind(self) -> ModelVersion | None:
+        """Whose vectors answer nothing any more because of how the build ended, and can be dropped."""
+        if self.state == BuildState.SWITCHED:
+            return self.before
+        gave_up = (BuildState.ROLLED_BACK, BuildState.CANCELLED, BuildState.FAILED)
+        return self.version if self.state in gave_up else None
 
 
 class ModelStat(models.Model):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from django import forms
@@ -15,11 +14,11 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.views.decorators.http import require_POST
 
-from models_registry import rollouts, space_builds, weights
+from models_registry import rollouts, weights
 from models_registry.deployments import Deployable
 from models_registry.figures import figures_of
-from models_registry.guardrails import GUARDRAILS
-from models_registry.models import ModelStat, ModelVersion, Rollout, RolloutKey, RolloutMode, SpaceBuild
+from models_registry.guardrails import ALPHA, FOR_CANARY, FOR_SHADOW, GUARDRAILS, MIN_SAMPLES
+from models_registry.models import ModelStat, ModelVersion, Rollout, RolloutKey, RolloutMode, RolloutState
 from models_registry.rollouts import DEFAULT_STEPS, Plan
 from models_registry.scopes import readable_scope
 from models_registry.sketch import quantile
@@ -46,6 +45,20 @@ ACTIONS = {
     "running": (("step", "Next step"), ("pause", "Pause"), ("promote", "Promote"), ("abort", "Abort")),
     "paused": (("resume", "Go on"), ("promote", "Promote"), ("abort", "Abort")),
 }
+TAKE_BACK = ("take_back", "Roll back")
+"""Of a promoted candidate, while it is what is stable."""
+
+
+def actions_of(rollout: Rollout) -> tuple[tuple[str, str], ...]:
+    """What can be done with a rollout in its state, the likeliest first."""
+    if rollout.state == RolloutState.PROMOTED and rollouts.is_stable(rollout):
+        return (TAKE_BACK,)
+    return ACTIONS.get(rollout.state, ())
+
+
+LIMIT = "limit_"
+"""What the fields of guardrails' limits begin with."""
+JUDGING = ("min_samples", "alpha")
 
 
 class StartForm(forms.Form):
@@ -69,14 +82,55 @@ class StartForm(forms.Form):
     reason = forms.CharField(
         max_length=2000, widget=forms.Textarea(attrs={"rows": 3}), help_text="Kept in the history."
     )
+    min_samples = forms.IntegerField(
+        initial=MIN_SAMPLES, help_text="The candidate's answers since the last step before which nothing is judged."
+    )
+    alpha = forms.FloatField(
+        initial=ALPHA,
+        label="False alarms",
+        help_text="How often a candidate that is as good as the stable version may be rolled back at most, as a share.",
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        for guardrail in GUARDRAILS.values():
+            self.fields[LIMIT + guardrail.name] = forms.FloatField(
+                required=False,
+                initial=guardrail.limit,
+                label=guardrail.name,
+                help_text=f"{guardrail.help} From {guardrail.smallest:g} to {guardrail.largest:g}.",
+                widget=forms.NumberInput(attrs={"step": "any", "min": guardrail.smallest, "max": guardrail.largest}),
+            )
         versions = ModelVersion.objects.filter(model__kind__in=("ltr", "embedder")).select_related("model")
         self.fields["version"].queryset = versions  # type: ignore[attr-defined]
 
+    @property
+    def plan_fields(self) -> list[forms.BoundField]:
+        """What comes before the guardrails."""
+        return [field for field in self if not field.name.startswith(LIMIT) and field.name not in JUDGING]
+
+    @property
+    def judging_fields(self) -> list[forms.BoundField]:
+        return [self[name] for name in JUDGING]
+
+    @property
+    def limits(self) -> list[tuple[forms.BoundField, str]]:
+        """Each guardrail's field, and the mode that it is for where it is for one alone."""
+        return [(self[LIMIT + name], _only_for(name)) for name in GUARDRAILS]
+
+    def add_problem(self, problem: Problem) -> None:
+        """Show what is wrong beside the fields that it is about."""
+        for name, fault in problem.errors.items():
+            field = name.replace("guardrails.", LIMIT)
+            self.add_error(field if field in self.fields else None, fault)
+        if not problem.errors:
+            self.add_error(None, str(problem))
+
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
+        names = FOR_SHADOW if cleaned.get("mode") == RolloutMode.SHADOW else FOR_CANARY
+        # One whose limit was emptied is left out; one whose limit can't be read has said so.
+        cleaned["guardrails"] = {name: cleaned.get(LIMIT + name) for name in names}
         pair = [cleaned.get("ltr"), cleaned.get("conceptual")]
         if cleaned.get("version") and pair != [None, None]:
             self.add_error("version", "Choose a version or give two weights, not both.")
@@ -99,7 +153,11 @@ class StartForm(forms.Form):
             steps=given["shares"],
             automatic=given["automatic"],
             step_minutes=given["step_minutes"],
+            guardrails=given["guardrails"],
+            min_samples=given["min_samples"],
+            alpha=given["alpha"],
         )
+        rollouts.require_usable(plan)  # before weights are made for it that nobody would use
         candidate: Deployable = given["version"] or weights.create_version(
             weights.propose(given["ltr"], given["conceptual"]), by=principal, reason=given["reason"]
         )
@@ -139,10 +197,7 @@ class RolloutAdmin(ReadOnlyAdmin):
             try:
                 rollout = form.start(request)
             except Problem as problem:
-                for field, fault in problem.errors.items():
-                    form.add_error(field if field in form.fields else None, fault)
-                if not problem.errors:
-                    form.add_error(None, str(problem))
+                form.add_problem(problem)
             else:
                 self.message_user(request, f"{rollout} has {rollout.percent:g} % of the traffic.", messages.SUCCESS)
                 return HttpResponseRedirect(reverse("admin:models_registry_rollout_change", args=[rollout.pk]))
@@ -151,7 +206,6 @@ class RolloutAdmin(ReadOnlyAdmin):
             "title": "Start a rollout",
             "opts": self.opts,
             "form": form,
-            "guardrails": GUARDRAILS.values(),
         }
         return TemplateResponse(request, "admin/models_registry/start_rollout.html", context)
 
@@ -166,7 +220,7 @@ class RolloutAdmin(ReadOnlyAdmin):
             **self.admin_site.each_context(request),
             "title": str(rollout),
             "opts": self.opts,
-            "actions": ACTIONS.get(rollout.state, ()) if self.has_add_permission(request) else (),
+            "actions": actions_of(rollout) if self.has_add_permission(request) else (),
             "shares": rollout.deployments.order_by("-id"),
             **_live(rollout),
         }
@@ -183,64 +237,18 @@ class RolloutAdmin(ReadOnlyAdmin):
         if not self.has_add_permission(request):
             raise PermissionDenied
         rollout = get_object_or_404(rollouts.everything(), pk=number)
-        if action in dict(ACTIONS.get(rollout.state, ())):
+        if action in dict(actions_of(rollout)):
             try:
-                rollout = getattr(rollouts, action)(
+                found = getattr(rollouts, action)(
                     number, by=principal_of(request), reason=request.POST.get("reason", "")[:2000]
                 )
-                self.message_user(request, f"{rollout}: {rollout.get_state_display()}.", messages.SUCCESS)
+                said = f"{found.get_state_display()}." if isinstance(found, Rollout) else f"back to {found}."
+                self.message_user(request, f"{rollout}: {said}", messages.SUCCESS)
             except Problem as problem:
                 self.message_user(request, str(problem), messages.ERROR)
         else:
             self.message_user(request, f"{rollout} is {rollout.get_state_display()}.", messages.ERROR)
         return HttpResponseRedirect(reverse("admin:models_registry_rollout_change", args=[number]))
-
-
-@admin.register(SpaceBuild)
-class SpaceBuildAdmin(ReadOnlyAdmin):
-    """Embedding spaces that are filled in the background; reload to see how far."""
-
-    list_display = ("id", "version", "scope", "state", "progress", "rate", "checked", "by", "created_at", "failure")
-    list_filter = ("state",)
-    list_select_related = ("version__model",)
-    actions = ("switch", "cancel", "drop")
-
-    @admin.display(description="passages")
-    def progress(self, build: SpaceBuild) -> str:
-        share = f" ({build.done / build.total:.0%})" if build.total else ""
-        return f"{build.done:,} of {build.total:,}{share}"
-
-    @admin.display(description="per minute")
-    def rate(self, build: SpaceBuild) -> str:
-        return f"{build.chunks_per_minute:,}" if build.chunks_per_minute else "as fast as it goes"
-
-    @admin.display(description="check")
-    def checked(self, build: SpaceBuild) -> str:
-        return "; ".join(space_builds.losses(build.check_result)) or ("passed" if build.check_result else "–")
-
-    @admin.action(description="Switch to the space", permissions=["act"])
-    def switch(self, request: HttpRequest, queryset: QuerySet[SpaceBuild]) -> None:
-        self._act(request, queryset, space_builds.switch)
-
-    @admin.action(description="Cancel the build", permissions=["act"])
-    def cancel(self, request: HttpRequest, queryset: QuerySet[SpaceBuild]) -> None:
-        self._act(request, queryset, space_builds.cancel)
-
-    @admin.action(description="Drop the vectors that the switch left behind", permissions=["act"])
-    def drop(self, request: HttpRequest, queryset: QuerySet[SpaceBuild]) -> None:
-        self._act(request, queryset, space_builds.drop)
-
-    def has_act_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("models_registry.add_deployment")
-
-    def _act(self, request: HttpRequest, queryset: QuerySet[SpaceBuild], change: Callable[..., Any]) -> None:
-        for build in queryset:
-            try:
-                change(build.pk, by=principal_of(request))
-                state = SpaceBuild.objects.get(pk=build.pk).get_state_display()
-                self.message_user(request, f"{build} is {state}.", messages.SUCCESS)
-            except Problem as problem:
-                self.message_user(request, str(problem), messages.ERROR)
 
 
 @admin.register(ModelStat)
@@ -265,6 +273,12 @@ class ModelStatAdmin(ReadOnlyAdmin):
         return _percentile(stat, 0.99)
 
 
+def _only_for(guardrail: str) -> str:
+    if guardrail in FOR_CANARY and guardrail in FOR_SHADOW:
+        return ""
+    return RolloutMode.CANARY.label if guardrail in FOR_CANARY else RolloutMode.SHADOW.label
+
+
 def _percentile(stat: ModelStat, fraction: float) -> str:
     value = quantile({int(bucket): count for bucket, count in stat.buckets.items()}, fraction)
     return "–" if value is None else f"{value:.1f}"
@@ -274,12 +288,37 @@ def _live(rollout: Rollout) -> dict[str, Any]:
     """What the figures' template needs."""
     figures = figures_of(rollout)
     rows = [*ROWS, *(SHADOW_ROWS if rollout.mode == RolloutMode.SHADOW else ())]
-    table = [
-        (label, _shown(figures["candidate"][name], kind), _shown(figures["stable"][name], kind))
-        for name, label, kind in rows
-    ] if figures else []  # fmt: skip
+    table = (
+        [_row(label, figures["candidate"][name], figures["stable"][name], kind) for name, label, kind in rows]
+        if figures
+        else []
+    )
     readings = rollout.readings if not rollout.is_open else figures["readings"] if figures else []
     return {"rollout": rollout, "table": table, "readings": readings, "is_away": figures is None}
+
+
+def _row(label: str, candidate: float | None, stable: float | None, kind: str) -> dict[str, Any]:
+    """One figure of both variants as the template draws it: texts, the difference, and bars that share a scale."""
+    largest = max(candidate or 0.0, stable or 0.0)
+    return {
+        "label": label,
+        "candidate": _shown(candidate, kind),
+        "stable": _shown(stable, kind),
+        "difference": _difference(candidate, stable, kind),
+        # How many answered says nothing of who is better: that is what their shares make it.
+        "bars": [] if kind == "number" or not largest else [
+            ("candidate", 100 * (candidate or 0.0) / largest),
+            ("stable", 100 * (stable or 0.0) / largest),
+        ],
+    }  # fmt: skip
+
+
+def _difference(candidate: float | None, stable: float | None, kind: str) -> str:
+    if candidate is None or stable is None or kind in {"number", "plain"}:
+        return ""
+    if kind == "share":
+        return f"{100 * (candidate - stable):+.2f} points"
+    return f"{candidate / stable:.2f} times" if stable else ""
 
 
 def _shown(value: float | None, kind: str) -> str:

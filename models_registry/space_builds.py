@@ -1,5 +1,8 @@
 """Blue/green for embedders: a space is filled in the background, checked, switched to atomically, kept, then dropped.
 
+    start ─ fill ─ check ─(ready)─ switch ─ kept for a rollback ─ dropped
+                     ↑________│        └── roll_back ─ dropped
+
 The registry owns the plan and its states; whoever keeps documents registers how a space is filled, checked and dropped
 (`SpaceBuilder`). A task works for `SLICE_S` at a time and queues the next, so that builds share the workers with all
 other work; one whose worker was killed is queued again and goes on where the vectors end. Queries are answered by the
@@ -10,18 +13,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from django.db import Error, connection, transaction
-from django.db.models import F
-from django.utils import timezone
-from kombu.exceptions import OperationalError as BrokerError
+from django.conf import settings
+from django.db import Error, transaction
+from django.db.models import F, QuerySet
 
-from models_registry import deployments
+from models_registry import background, clock, deployments
+from models_registry.background import STALLED_AFTER
 from models_registry.locks import lock_until_commit
 from models_registry.models import GLOBAL_SCOPE, BuildState, ModelVersion, Slot, SpaceBuild
 from models_registry.scopes import require_write
@@ -35,12 +37,14 @@ logger = logging.getLogger(__name__)
 START = declare_action("space.start", "An embedding space is filled beside the live one.")
 CANCEL = declare_action("space.cancel", "The filling of a space was given up; its vectors stay until they are dropped.")
 SWITCH = declare_action("space.switch", "Queries are answered in another embedding space.")
-DROP = declare_action("space.drop", "The vectors of the space before a switch were dropped.")
+ROLL_BACK = declare_action("space.roll_back", "Queries are answered in the embedding space of before the switch again.")
+DROP = declare_action("space.drop", "The vectors that a build left behind were dropped.")
 
 SLICE_S = 10.0
-STALLED_AFTER = timedelta(seconds=60)
 MAX_ATTEMPTS = 5
 """How often in a row a worker may die over a build, without any progress, before it fails."""
+
+MAX_KEEP_HOURS = 8760
 
 MAX_LOSS = 0.05
 """By how much nDCG@10 or recall@100 on judged queries may be lower than the live embedder's, absolutely."""
@@ -71,8 +75,11 @@ class SpaceBuilder(Protocol):
     def check(self, version: ModelVersion, scope: str) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
         """By collection with judged queries: ``{"candidate": {measure: value}, "stable": {measure: value}}``."""
 
-    def drop(self, version: ModelVersion, scope: str, by: Principal) -> int:
-        """Delete the vectors of a version that answers nothing in the scope; how many that were."""
+    def drop(self, version: ModelVersion, scope: str, by: Principal, *, dry_run: bool = False) -> int:
+        """Delete the vectors of a version that answers nothing in the scope; how many. ``dry_run``: count them only.
+
+        Raises `Conflict` when something answers with it.
+        """
 
 
 _builder: SpaceBuilder | None = None
@@ -92,8 +99,11 @@ def start(
     reason: str = "",
     chunks_per_minute: int | None = None,
     switches: bool = False,
+    keep_hours: int | None = None,
 ) -> SpaceBuild:
     """Have a space filled by the workers. ``switches``: go over to it as soon as its check has passed.
+
+    ``keep_hours`` after the switch the space before it is dropped, never for 0; ``REGISTRY_SPACE_KEEP_HOURS`` without.
 
     Raises `Conflict` when a build is under way in the scope or the version is live there, `Unprocessable` for what is
     no embedder, and as `require_write`. Without a broker nothing is lost: it is queued once the broker is back.
@@ -103,6 +113,9 @@ def start(
         raise Unprocessable(f"{version} is no embedder.")
     if chunks_per_minute is not None and chunks_per_minute < 1:
         raise Unprocessable("The rate must be at least 1 chunk per minute.")
+    keep_hours = settings.REGISTRY_SPACE_KEEP_HOURS if keep_hours is None else keep_hours
+    if not 0 <= keep_hours <= MAX_KEEP_HOURS:
+        raise Unprocessable(f"The space before can be kept for up to {MAX_KEEP_HOURS} hours, or with 0 until dropped.")
     with transaction.atomic():
         lock_until_commit(deployments.change_lock(Slot.EMBEDDER, scope))
         running = SpaceBuild.objects.filter(scope=scope, state__in=OPEN).first()
@@ -118,6 +131,7 @@ def start(
             before=stable.model_version if stable else None,
             chunks_per_minute=chunks_per_minute,
             switches=switches,
+            keep_hours=keep_hours,
             done=progress.done,
             total=progress.total,
             by=by.name,
@@ -130,10 +144,26 @@ def start(
 
 def find(number: int) -> SpaceBuild:
     """Raises `NotFound`."""
-    found = SpaceBuild.objects.select_related("version__model", "before__model").filter(pk=number).first()
+    found = everything().filter(pk=number).first() if 0 < number < 2**63 else None
     if found is None:
         raise NotFound(f"There is no space build {number}. `manage.py embedder builds` lists them.")
     return found
+
+
+def everything() -> QuerySet[SpaceBuild]:
+    """Every build, newest first, with the versions it is about."""
+    return SpaceBuild.objects.select_related("version__model", "before__model")
+
+
+def check(number: int, *, by: Principal) -> SpaceBuild:
+    """Have a build that is ready checked again, as when more queries were judged. Raises `Conflict` otherwise."""
+    build = find(number)
+    require_write(build.scope, by)
+    with transaction.atomic():
+        if not _move(build, (BuildState.READY,), BuildState.CHECKING, check_result={}, attempts=0):
+            raise Conflict(f"{build} is {build.get_state_display()}, not ready.")
+        transaction.on_commit(lambda: enqueue(number))
+    return find(number)
 
 
 def cancel(number: int, *, by: Principal, reason: str = "") -> SpaceBuild:
@@ -141,7 +171,7 @@ def cancel(number: int, *, by: Principal, reason: str = "") -> SpaceBuild:
     build = find(number)
     require_write(build.scope, by)
     with transaction.atomic():
-        if not _move(build, OPEN, BuildState.CANCELLED, finished_at=timezone.now(), failure=reason):
+        if not _move(build, OPEN, BuildState.CANCELLED, finished_at=clock.now(), failure=reason):
             raise Conflict(f"{build} is over.")
         audit.record(by, CANCEL, f"{build.scope}/{build.version}", {"build": build.pk, "reason": reason})
     return find(number)
@@ -160,7 +190,9 @@ def switch(number: int, *, by: Principal, reason: str = "", force: bool = False)
         raise Unprocessable(f"{build.version} is worse than what is live: {'; '.join(lost)}. Force it if you want it.")
     _finish_filling(build)
     with transaction.atomic():
-        if not _move(build, (BuildState.READY,), BuildState.SWITCHED, finished_at=timezone.now()):
+        moment = clock.now()
+        drops_at = moment + timedelta(hours=build.keep_hours) if build.keep_hours else None
+        if not _move(build, (BuildState.READY,), BuildState.SWITCHED, finished_at=moment, drops_at=drops_at):
             raise Conflict(f"{find(number)} is {find(number).get_state_display()}, not ready.")
         why = reason or f"space build {build.pk}"
         deployments.activate(Slot.EMBEDDER, build.version, build.scope, by=by, reason=why)
@@ -170,20 +202,90 @@ def switch(number: int, *, by: Principal, reason: str = "", force: bool = False)
     return find(number)
 
 
-def drop(number: int, *, by: Principal) -> int:
-    """Delete the vectors of the space before the switch, after which nobody can go back without filling it again.
+def roll_back(number: int, *, by: Principal, reason: str = "") -> SpaceBuild:
+    """Answer by the space of before the switch again, which was kept complete; nothing is dropped by itself then.
 
-    Returns how many. Raises `Conflict` unless the build was switched to and is still live.
+    Raises `Conflict` unless the build was switched to and its version still answers.
     """
     build = find(number)
     require_write(build.scope, by)
     if build.state != BuildState.SWITCHED or build.before is None:
-        raise Conflict(f"{build} is {build.get_state_display()}: there is no space before it to drop.")
-    count = _required().drop(build.before, build.scope, by)
+        raise Conflict(f"{build} is {build.get_state_display()}: there is no switch to take back.")
+    for _ in _required().fill(build.before, build.scope):
+        pass  # what was indexed since the last look of the workers
     with transaction.atomic():
-        _move(build, (BuildState.SWITCHED,), BuildState.DROPPED)
-        audit.record(by, DROP, f"{build.scope}/{build.before}", {"build": build.pk, "vectors": count})
+        lock_until_commit(deployments.change_lock(Slot.EMBEDDER, build.scope))
+        stable = deployments.effective(Slot.EMBEDDER, build.scope)
+        if stable is None or stable.model_version != build.version:
+            raise Conflict(f"{build.version} does not answer in '{build.scope}' any more.")
+        why = reason or f"space build {build.pk} taken back"
+        deployments.activate(Slot.EMBEDDER, build.before, build.scope, by=by, reason=why)
+        audit.record(by, ROLL_BACK, f"{build.scope}/{build.before}", {"build": build.pk, "reason": reason})
+    return find(number)
+
+
+def note_change(slot: Slot, scope: str, by: Principal) -> None:
+    """A hook of `deployments`: who goes back to the space of before a switch, by whichever way, keeps both spaces."""
+    stable = deployments.effective(slot, scope) if slot == Slot.EMBEDDER else None
+    if stable is not None and stable.model_version_id is not None:
+        SpaceBuild.objects.filter(scope=scope, state=BuildState.SWITCHED, before=stable.model_version_id).update(
+            state=BuildState.ROLLED_BACK, drops_at=None
+        )
+
+
+def drop(number: int, *, by: Principal, dry_run: bool = False) -> int:
+    """Delete the vectors that a build left behind: the space before its switch, or its own when it was given up.
+
+    Returns how many; with ``dry_run`` deletes none. Nobody can go back then without filling the space again. Raises
+    `Conflict` when nothing is left behind, or something answers with it.
+    """
+    build, version = _with_leftover(number, by)
+    count = _required().drop(version, build.scope, by, dry_run=dry_run)
+    if not dry_run:
+        with transaction.atomic():
+            _move(build, (BuildState(build.state),), BuildState.DROPPED, drops_at=None)
+            audit.record(by, DROP, f"{build.scope}/{version}", {"build": build.pk, "vectors": count})
     return count
+
+
+def drop_soon(number: int, *, by: Principal) -> SpaceBuild:
+    """Have the workers `drop` what a build left behind, which may take minutes. Raises as it does."""
+    build, _ = _with_leftover(number, by)
+    drop(number, by=by, dry_run=True)
+    SpaceBuild.objects.filter(pk=build.pk, state=build.state).update(drops_at=clock.now())
+    enqueue_drops()
+    return find(number)
+
+
+def drop_due() -> list[int]:
+    """Drop what builds left behind whose time is over; what something still answers with is tried again later."""
+    dropped = []
+    for build in everything().filter(drops_at__lte=clock.now()):
+        with background.claimed(f"registry:space-drop:{build.pk}") as is_ours:
+            if not is_ours:
+                continue
+            try:
+                count = drop(build.pk, by=SYSTEM)
+            except Problem as problem:
+                logger.warning("What %s left behind is kept for now: %s", build, problem)
+            else:
+                logger.info("%s vectors that %s left behind were dropped", count, build)
+                dropped.append(build.pk)
+    return dropped
+
+
+def kept_for(stable: ModelVersion, scopes: Collection[str]) -> list[ModelVersion]:
+    """The versions whose spaces are kept for a rollback from ``stable`` in one of the scopes."""
+    builds = everything().filter(version=stable, scope__in=scopes, state=BuildState.SWITCHED, before__isnull=False)
+    return [build.before for build in builds if build.before is not None]
+
+
+def _with_leftover(number: int, by: Principal) -> tuple[SpaceBuild, ModelVersion]:
+    build = find(number)
+    require_write(build.scope, by)
+    if build.left_behind is None:
+        raise Conflict(f"{build} is {build.get_state_display()}: it has left nothing behind to drop.")
+    return build, build.left_behind
 
 
 def losses(checked: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
@@ -201,14 +303,14 @@ def work(number: int, slice_s: float = SLICE_S) -> float | None:
 
     Nothing is done when another process works on it. A database that goes away is raised: the build stays as it is.
     """
-    with _claimed(number) as is_ours:
+    with background.claimed(f"registry:space-build:{number}") as is_ours:
         build = SpaceBuild.objects.filter(pk=number, state__in=WORKED_ON).select_related("version__model").first()
         if not is_ours or build is None:
             return None
         if build.attempts >= MAX_ATTEMPTS:
             _fail(build, "It ended its worker each time. The worker's log says how.")
             return None
-        SpaceBuild.objects.filter(pk=number).update(attempts=F("attempts") + 1, progressed_at=timezone.now())
+        SpaceBuild.objects.filter(pk=number).update(attempts=F("attempts") + 1, progressed_at=clock.now())
         _move(build, (BuildState.PENDING,), BuildState.FILLING)
         try:
             wait_s = _fill_slice(build, slice_s)
@@ -228,21 +330,18 @@ def work(number: int, slice_s: float = SLICE_S) -> float | None:
 def enqueue(number: int, in_s: float = 0.0) -> None:
     from models_registry.tasks import build_space  # which imports this module
 
-    try:
-        build_space.apply_async((number,), countdown=in_s)
-    except BrokerError as error:
-        logger.warning("The task queue can't be reached; space build %s waits for it (%s)", number, error)
+    background.queue(build_space, number, in_s)
+
+
+def enqueue_drops() -> None:
+    from models_registry.tasks import drop_spaces  # which imports this module
+
+    background.queue(drop_spaces)
 
 
 def take_stalled(now: datetime, stalled_after: timedelta = STALLED_AFTER) -> list[int]:
-    """Builds without progress for so long, each at most once in that time."""
-    with transaction.atomic():
-        stalled = SpaceBuild.objects.select_for_update(skip_locked=True).filter(
-            state__in=WORKED_ON, progressed_at__lte=now - stalled_after
-        )
-        numbers = list(stalled.order_by("id").values_list("id", flat=True))
-        SpaceBuild.objects.filter(id__in=numbers).update(progressed_at=now)
-    return numbers
+    """As `background.take_stalled`."""
+    return background.take_stalled(SpaceBuild.objects.filter(state__in=WORKED_ON), now, stalled_after)
 
 
 def _fill_slice(build: SpaceBuild, slice_s: float) -> float | None:
@@ -253,7 +352,7 @@ def _fill_slice(build: SpaceBuild, slice_s: float) -> float | None:
         added += count
         progress = _required().progress(build.version, build.scope)
         updated = SpaceBuild.objects.filter(pk=build.pk, state__in=WORKED_ON).update(
-            done=progress.done, total=progress.total, progressed_at=timezone.now(), attempts=0
+            done=progress.done, total=progress.total, progressed_at=clock.now(), attempts=0
         )
         if not updated:  # cancelled meanwhile
             return None
@@ -265,13 +364,13 @@ def _fill_slice(build: SpaceBuild, slice_s: float) -> float | None:
 
 
 def _check(build: SpaceBuild) -> None:
-    if not _move(build, (BuildState.FILLING, BuildState.CHECKING), BuildState.CHECKING, progressed_at=timezone.now()):
+    if not _move(build, (BuildState.FILLING, BuildState.CHECKING), BuildState.CHECKING, progressed_at=clock.now()):
         return
     found = {
         collection: {side: dict(values) for side, values in of_collection.items()}
         for collection, of_collection in _required().check(build.version, build.scope).items()
     }
-    if not _move(build, (BuildState.CHECKING,), BuildState.READY, check_result=found, progressed_at=timezone.now()):
+    if not _move(build, (BuildState.CHECKING,), BuildState.READY, check_result=found, progressed_at=clock.now()):
         return
     if build.switches:
         lost = losses(found)
@@ -293,28 +392,10 @@ def _move(build: SpaceBuild, states: tuple[BuildState, ...], state: BuildState, 
 
 
 def _fail(build: SpaceBuild, failure: str) -> None:
-    _move(build, WORKED_ON, BuildState.FAILED, failure=failure, finished_at=timezone.now())
+    _move(build, WORKED_ON, BuildState.FAILED, failure=failure, finished_at=clock.now())
 
 
 def _required() -> SpaceBuilder:
     if _builder is None:
         raise Unprocessable("Nothing here keeps documents, so that there is no space to build.")
     return _builder
-
-
-@contextmanager
-def _claimed(number: int) -> Iterator[bool]:
-    """Whether this session now holds the build's lock; it does until the block ends, or its process does."""
-    name = f"registry:space-build:{number}"
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [name])
-        is_ours = bool(cursor.fetchone()[0])
-    try:
-        yield is_ours
-    finally:
-        if is_ours:
-            try:
-                with connection.cursor() as cursor:
-                    cursor.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", [name])
-            except Error:
-                logger.warning("The lock of space build %s could not be released; the database does it", number)

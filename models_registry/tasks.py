@@ -6,9 +6,8 @@ from datetime import timedelta
 
 from celery import shared_task
 from django.db import InterfaceError, OperationalError
-from django.utils import timezone
 
-from models_registry import rollup, space_builds
+from models_registry import clock, rollup, space_builds
 from models_registry.discovery.refresh import refresh
 from ops.contracts.principal import SYSTEM
 
@@ -16,7 +15,7 @@ from ops.contracts.principal import SYSTEM
 @shared_task(name="registry.roll_up_statistics")
 def roll_up_statistics() -> int:
     """Keep what the rolling statistics counted before Redis forgets it, and forget what is long ago."""
-    rollup.purge(timezone.now())
+    rollup.purge(clock.now())
     return rollup.roll_up()
 
 
@@ -40,9 +39,15 @@ def build_space(number: int) -> None:
         space_builds.enqueue(number, wait_s)
 
 
+@shared_task(name="registry.drop_spaces")
+def drop_spaces() -> None:
+    """Drop the vectors that builds left behind, once their time is over."""
+    space_builds.drop_due()
+
+
 @shared_task(name="registry.resume_space_builds")
 def resume_space_builds(*, at_once: bool = False) -> None:
     """Queue builds again whose messages or workers were lost; ``at_once``, all, as when a worker has just started."""
     stalled_after = timedelta(0) if at_once else space_builds.STALLED_AFTER
-    for number in space_builds.take_stalled(timezone.now(), stalled_after):
+    for number in space_builds.take_stalled(clock.now(), stalled_after):
         space_builds.enqueue(number)

@@ -6,7 +6,7 @@
     drop(collection, version)       # the old vectors, once nobody wants to go back
 
 Documents are indexed into the live space only, so a space that is not live falls behind. `fill_live` brings the live
-one of each collection up to date; a background task calls it.
+one of each collection up to date, and one that is kept for a rollback; a background task calls it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from django.db import connection, transaction
 
-from models_registry import deployments
+from models_registry import deployments, space_builds
 from models_registry.live import not_deployed
 from models_registry.locks import lock_until_commit
 from models_registry.models import GLOBAL_SCOPE, ModelVersion, Role, Slot
@@ -133,10 +133,13 @@ def fill_step(collection: Collection, version: ModelVersion, after: int) -> tupl
 
 
 def fill_live() -> int:
-    """Embed what lacks a vector in the live space of each collection. Returns how many chunks that were."""
+    """Embed what lacks a vector in the live space of each collection, and in those kept for going back.
+
+    Returns how many chunks that were.
+    """
     filled = 0
     for collection in Collection.objects.order_by("id"):
-        for version in _searched_by(collection):
+        for version in [*_searched_by(collection), *_kept_for(collection)]:
             try:
                 if coverage_of(collection, version).missing:
                     filled += fill(collection, version)
@@ -152,6 +155,14 @@ def _searched_by(collection: Collection) -> list[ModelVersion]:
     beside = [row.model_version for row in rows.exclude(role=Role.STABLE)]
     stable = deployed.model_version if deployed else None
     return list({version.pk: version for version in [stable, *beside] if version is not None}.values())
+
+
+def _kept_for(collection: Collection) -> list[ModelVersion]:
+    """The embedders that a rollback of a collection's embedder would bring back."""
+    stable = deployments.effective(Slot.EMBEDDER, collection.slug)
+    if stable is None or stable.model_version is None:
+        return []
+    return space_builds.kept_for(stable.model_version, [stable.scope])
 
 
 def drop(collection: Collection, version: ModelVersion, by: Principal, *, dry_run: bool = False) -> int:

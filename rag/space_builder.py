@@ -58,8 +58,11 @@ class RetrievalSpaces:
             }
         return found
 
-    def drop(self, version: ModelVersion, scope: str, by: Principal) -> int:
-        return sum(reembedding.drop(collection, version, by) for collection in _collections(scope))
+    def drop(self, version: ModelVersion, scope: str, by: Principal, *, dry_run: bool = False) -> int:
+        collections = list(_collections(scope))
+        count = sum(reembedding.drop(collection, version, by, dry_run=True) for collection in collections)
+        # All or none: nothing is deleted in one collection while another is still searched by it.
+        return count if dry_run else sum(reembedding.drop(collection, version, by) for collection in collections)
 
 
 def _measured(collection: Collection, embedder: LiveModel, judged: JudgedSet) -> dict[str, float]:

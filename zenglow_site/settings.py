@@ -196,6 +196,7 @@ CELERY_BEAT_SCHEDULE = {
             else {}
         ),
         "registry.resume_space_builds": 30.0,
+        "registry.drop_spaces": 600.0,
         **({"rag.deliver_to_milvus": 1.0} if ENVIRONMENT["RAG_RETRIEVAL_MODE"] == "milvus" else {}),
     }.items()
 }

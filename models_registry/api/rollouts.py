@@ -7,13 +7,13 @@ from typing import Any
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
-from rest_framework.generics import ListAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from models_registry import rollouts, weights
-from models_registry.api.queries import checked, principal_of
+from models_registry.api.lists import RowsView
+from models_registry.api.queries import principal_of
 from models_registry.api.serializers import ReasonField
 from models_registry.figures import figures_of
 from models_registry.guardrails import ALPHA, GUARDRAILS, MIN_SAMPLES
@@ -153,17 +153,16 @@ class RolloutDetailSerializer(RolloutSerializer):
     figures = LiveFiguresSerializer(allow_null=True, help_text="Live; null once it ended, and while Redis is away.")
 
 
-class RolloutsView(ListAPIView[Rollout]):
+class RolloutsView(RowsView[Rollout]):
     required_scopes = {"GET": Scope.REGISTRY_READ, "POST": Scope.REGISTRY_WRITE}
+    query_serializer_class = RolloutsQuerySerializer
     serializer_class = RolloutSerializer
     pagination_class = RolloutPages
     queryset = Rollout.objects.none()
+    is_scoped = True
 
-    def get_queryset(self) -> QuerySet[Rollout]:
-        query = checked(RolloutsQuerySerializer, self.request)
-        found = rollouts.everything().filter(**{n: v for n, v in query.items() if n not in {"limit", "cursor"}})
-        scopes = visible_scopes(principal_of(self.request))
-        return found if scopes is None else found.filter(scope__in=scopes)
+    def rows(self, query: dict[str, Any]) -> QuerySet[Rollout]:
+        return rollouts.everything().filter(**query)
 
     @extend_schema(operation_id="list_rollouts", tags=TAGS, parameters=[RolloutsQuerySerializer])
     def get(self, request: Request, *args: object, **kwargs: object) -> Response:
@@ -186,7 +185,9 @@ class RolloutsView(ListAPIView[Rollout]):
         }
         if len(candidates) != 1:
             raise InvalidRequest("Name one candidate: model_version, weights_version or weights.")
-        rollout = rollouts.start(_candidate(candidates, principal), scope, Plan(**given), by=principal, reason=reason)
+        plan = Plan(**given)
+        rollouts.require_usable(plan)  # before weights are made for it that nobody would use
+        rollout = rollouts.start(_candidate(candidates, principal), scope, plan, by=principal, reason=reason)
         return _answer(rollout.pk, principal, status=201)
 
 

@@ -19,6 +19,15 @@ from models_registry.api.rollouts import (
     RolloutsView,
     RolloutView,
 )
+from models_registry.api.space_builds import (
+    SpaceBuildCancelView,
+    SpaceBuildCheckView,
+    SpaceBuildDropView,
+    SpaceBuildRollbackView,
+    SpaceBuildsView,
+    SpaceBuildSwitchView,
+    SpaceBuildView,
+)
 
 urlpatterns = [
     path("models", ModelsView.as_view(), name="registry-models"),
@@ -38,4 +47,11 @@ urlpatterns = [
     path("rollouts/<int:number>/resume", RolloutResumeView.as_view(), name="registry-rollout-resume"),
     path("rollouts/<int:number>/promote", RolloutPromoteView.as_view(), name="registry-rollout-promote"),
     path("rollouts/<int:number>/abort", RolloutAbortView.as_view(), name="registry-rollout-abort"),
+    path("space-builds", SpaceBuildsView.as_view(), name="registry-space-builds"),
+    path("space-builds/<int:number>", SpaceBuildView.as_view(), name="registry-space-build"),
+    path("space-builds/<int:number>/check", SpaceBuildCheckView.as_view(), name="registry-space-build-check"),
+    path("space-builds/<int:number>/switch", SpaceBuildSwitchView.as_view(), name="registry-space-build-switch"),
+    path("space-builds/<int:number>/rollback", SpaceBuildRollbackView.as_view(), name="registry-space-build-rollback"),
+    path("space-builds/<int:number>/cancel", SpaceBuildCancelView.as_view(), name="registry-space-build-cancel"),
+    path("space-builds/<int:number>/drop", SpaceBuildDropView.as_view(), name="registry-space-build-drop"),
 ]

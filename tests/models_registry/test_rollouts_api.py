@@ -12,6 +12,7 @@ from django.core.management import CommandError, call_command
 from django.test import Client
 
 from models_registry import rollouts, statistics, weights
+from models_registry.guardrails import ALPHA, GUARDRAILS, MIN_SAMPLES
 from models_registry.models import FusionWeights, Rollout
 from models_registry.routing import Arm, observe_answer
 from ops.contracts.principal import SYSTEM, Scope
@@ -22,6 +23,20 @@ __all__ = ["client_of"]
 pytestmark = pytest.mark.django_db
 
 ROLLOUTS = "/registry/rollouts"
+
+FORM = {
+    "ltr": "0.7",
+    "conceptual": "0.3",
+    "mode": "canary",
+    "steps": "5, 100",
+    "step_minutes": "60",
+    "key": "request",
+    "reason": "try it",
+    "min_samples": str(MIN_SAMPLES),
+    "alpha": str(ALPHA),
+    **{f"limit_{one.name}": str(one.limit) for one in GUARDRAILS.values()},
+}
+"""The admin's form as a browser sends it when only the weights and the reason were filled in."""
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +99,10 @@ class TestApi:
     def test_faults_are_named(self, api: Client, client_of: ClientOf) -> None:
         assert_problem(send(api, "POST", ROLLOUTS, {}), 400, "invalid-request")
         assert "steps" in assert_problem(self.start(api, steps=[50, 5]), 400, "invalid-request")["errors"]
+        for limits in ({"latency_ratio": 0.5}, {"shadow_overlap": 0.5}, {"speed": 1}):
+            errors = assert_problem(self.start(api, guardrails=limits), 400, "invalid-request")["errors"]
+            assert list(errors) == [f"guardrails.{name}" for name in limits]
+        assert FusionWeights.objects.count() == 1, "no weights were made for a rollout that never began"
         assert_problem(self.start(api, collection="nowhere"), 404, "not-found")
         assert_problem(send(api, "POST", ROLLOUTS, {"model_version": "none@1"}), 404, "not-found")
         assert_problem(api.get(f"{ROLLOUTS}/99"), 404, "not-found")
@@ -112,8 +131,7 @@ class TestAdmin:
     def test_an_operator_starts_watches_promotes_and_looks_back(self, admin: Client) -> None:
         base = "/admin/models_registry/rollout/"
         assert "Guardrails" in admin.get(f"{base}add/").content.decode()
-        form = {"ltr": "0.7", "conceptual": "0.3", "mode": "canary", "steps": "5, 100", "step_minutes": "60"}
-        response = admin.post(f"{base}add/", form | {"key": "request", "reason": "try it"}, follow=True)
+        response = admin.post(f"{base}add/", FORM, follow=True)
         rollout = Rollout.objects.get()
         assert (rollout.by, rollout.reason, rollout.percent) == ("ada", "try it", 5)
         assert "Promote" in response.content.decode()
@@ -128,11 +146,46 @@ class TestAdmin:
         assert admin.get("/admin/models_registry/modelstat/").status_code == 200
 
     def test_a_form_that_is_no_plan_says_what_is_missing(self, admin: Client) -> None:
-        form = {"ltr": "0.7", "mode": "canary", "steps": "5, x", "step_minutes": "60", "key": "cookie", "reason": "r"}
+        form = FORM | {"conceptual": "", "steps": "5, x", "key": "cookie", "reason": "r"}
         page = admin.post("/admin/models_registry/rollout/add/", form).content.decode()
         assert "Give both weights" in page
         assert "Write the shares as" in page
         assert not Rollout.objects.exists()
+
+    def test_the_operator_sets_the_limits_of_the_guardrails(self, admin: Client) -> None:
+        page = admin.get("/admin/models_registry/rollout/add/").content.decode()
+        assert 'name="limit_latency_ratio" value="1.5"' in page
+        limits = {"limit_latency_ratio": "1.2", "limit_click_rate": "", "min_samples": "50", "alpha": "0.01"}
+        admin.post("/admin/models_registry/rollout/add/", FORM | limits)
+        rollout = Rollout.objects.get()
+        assert rollout.guardrails["latency_ratio"] == 1.2
+        assert "click_rate" not in rollout.guardrails
+        assert "shadow_overlap" not in rollout.guardrails
+        assert (rollout.min_samples, rollout.alpha) == (50, 0.01)
+
+    @pytest.mark.parametrize(
+        ("field", "value", "says"),
+        [
+            ("limit_latency_ratio", "0.5", "From 1 to 100, not 0.5"),
+            ("limit_error_rate", "nan", "Enter a number"),
+            ("min_samples", "0", "From 1 to 10,000,000"),
+            ("alpha", "1", "Between 0 and 1"),
+        ],
+    )
+    def test_a_limit_that_is_none_is_told_beside_its_field(
+        self, admin: Client, field: str, value: str, says: str
+    ) -> None:
+        form = admin.post("/admin/models_registry/rollout/add/", FORM | {field: value}).context["form"]
+        assert says in form.errors[field][0]
+        assert not Rollout.objects.exists()
+        assert FusionWeights.objects.count() == 1, "no weights were made for a rollout that never began"
+
+    def test_a_shadow_is_judged_by_its_own_guardrails(self, admin: Client) -> None:
+        form = FORM | {"mode": "shadow", "steps": "100", "limit_shadow_overlap": "0.8"}
+        admin.post("/admin/models_registry/rollout/add/", form)
+        limits = Rollout.objects.get().guardrails
+        assert limits["shadow_overlap"] == 0.8
+        assert "click_rate" not in limits
 
     def test_whoever_may_only_look_can_change_nothing(self, collections: set[str]) -> None:
         rollout = rollouts.start(weights.create_version(weights.propose(1, 1), by=SYSTEM), by=SYSTEM)

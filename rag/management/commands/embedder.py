@@ -12,7 +12,7 @@ from rich.table import Table
 from models_registry import deployments, space_builds
 from models_registry.live import view
 from models_registry.management.refusals import refusals
-from models_registry.models import GLOBAL_SCOPE, ModelKind, ModelVersion, Slot, SpaceBuild
+from models_registry.models import GLOBAL_SCOPE, ModelKind, ModelVersion, Slot
 from models_registry.scopes import readable_scope
 from models_registry.versions import find_version
 from ops.contracts.principal import SYSTEM
@@ -58,16 +58,23 @@ class Command(BaseCommand):
         build.add_argument("--collection", help="slug; without it everywhere")
         build.add_argument("--chunks-per-minute", type=int, help="without it as fast as it goes")
         build.add_argument("--switch", action="store_true", help="search by it as soon as its check has passed")
+        build.add_argument(
+            "--keep-hours", type=int, help="how long to keep the vectors from before a switch; 0: until dropped"
+        )
         build.add_argument("--reason", default="", help="why; kept in the history")
         actions.add_parser("builds", help="every build with its progress and what its check found")
         for name, help_text in (
+            ("build-check", "check a build that is ready once more"),
             ("build-switch", "search by the space of a build that is ready"),
+            ("build-rollback", "search by the space of before the switch again"),
             ("build-cancel", "give a build up"),
-            ("build-drop", "delete the vectors that a switch left behind"),
+            ("build-drop", "delete the vectors that a build left behind"),
         ):
             change = actions.add_parser(name, help=help_text)
             change.add_argument("number", type=int)
-            if name != "build-drop":
+            if name == "build-drop":
+                change.add_argument("--dry-run", action="store_true", help="only say how many there are")
+            elif name != "build-check":
                 change.add_argument("--reason", default="", help="why; kept in the history")
             if name == "build-switch":
                 change.add_argument("--force", action="store_true", help="although its check speaks against it")
@@ -163,29 +170,44 @@ class Command(BaseCommand):
             reason=options["reason"],
             chunks_per_minute=options["chunks_per_minute"],
             switches=options["switch"],
+            keep_hours=options["keep_hours"],
         )
         self.stdout.write(f"{build}: {build.done:,} of {build.total:,} passages. Follow it: manage.py embedder builds")
 
     def do_builds(self, options: Mapping[str, Any]) -> None:
-        table = Table("build", "embedder", "scope", "state", "passages", "check")
-        for build in SpaceBuild.objects.select_related("version__model")[:50]:
+        table = Table("build", "embedder", "scope", "state", "passages", "check", "dropped at")
+        for build in space_builds.everything()[:50]:
             lost = space_builds.losses(build.check_result)
             check = "\n".join(lost) or ("passed" if build.check_result else build.failure or "–")
             passages = f"{build.done:,} of {build.total:,}"
-            table.add_row(str(build.pk), str(build.version), build.scope, build.get_state_display(), passages, check)
+            drops = f"{build.drops_at:%Y-%m-%d %H:%M}" if build.drops_at else "–"
+            state = build.get_state_display()
+            table.add_row(str(build.pk), str(build.version), build.scope, state, passages, check, drops)
         console(self.stdout).print(table)
 
     def do_build_switch(self, options: Mapping[str, Any]) -> None:
         number, reason = options["number"], options["reason"]
         build = space_builds.switch(number, by=SYSTEM, reason=reason, force=options["force"])
-        self.stdout.write(f"{build.version} is the embedder of {build.scope}. Its forerunner's vectors are kept.")
+        until = f" until {build.drops_at:%Y-%m-%d %H:%M}" if build.drops_at else ""
+        self.stdout.write(
+            f"{build.version} is the embedder of {build.scope}. Its forerunner's vectors are kept{until}. "
+            f"Back: manage.py embedder build-rollback {build.pk}"
+        )
+
+    def do_build_check(self, options: Mapping[str, Any]) -> None:
+        self.stdout.write(f"{space_builds.check(options['number'], by=SYSTEM)} is checked again.")
+
+    def do_build_rollback(self, options: Mapping[str, Any]) -> None:
+        build = space_builds.roll_back(options["number"], by=SYSTEM, reason=options["reason"])
+        self.stdout.write(f"{build.before} is the embedder of {build.scope} again.")
 
     def do_build_cancel(self, options: Mapping[str, Any]) -> None:
         build = space_builds.cancel(options["number"], by=SYSTEM, reason=options["reason"])
         self.stdout.write(f"{build} is {build.get_state_display()}; its vectors stay.")
 
     def do_build_drop(self, options: Mapping[str, Any]) -> None:
-        self.stdout.write(f"{space_builds.drop(options['number'], by=SYSTEM):,} vectors deleted.")
+        count = space_builds.drop(options["number"], by=SYSTEM, dry_run=options["dry_run"])
+        self.stdout.write(f"{count:,} vectors {'would be ' if options['dry_run'] else ''}deleted.")
 
     def _fill(self, collection: Collection, version: ModelVersion) -> int:
         with progress(self.stderr) as bar:
