@@ -4,6 +4,8 @@ Whoever is shown a passage at the first place looks at it; of those shown one fu
 with the inverse of its position's propensity: the share of people who look that far. The model is the position-based
 one of Joachims, Swaminathan and Schnabel, "Unbiased learning-to-rank with biased feedback" (WSDM 2017), section 5:
 ``p(position) = 1 / (1 + position) ** eta``, here with ``eta`` 1 and weights clipped, which bounds their variance.
+The mean of these weights over a document's showings is the weight of the judgement that its clicks make, and what the
+LTR recipe learns from it.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 from uuid import UUID
 
 from django.db import transaction
@@ -24,6 +27,7 @@ from ops import audit
 from ops.contracts.audit import declare_action
 from ops.contracts.principal import Principal, Scope
 from ops.contracts.problems import Forbidden, InvalidRequest, NotFound
+from rag.ingest import beir
 from rag.models import Collection, Document, Feedback, FeedbackKind, Impression, JudgedQuery, Judgement, QueryLog
 from rag.query_log import flush
 
@@ -115,19 +119,27 @@ class _Evidence:
     shown: int = 0
 
     @property
-    def grade(self) -> int | None:
+    def label(self) -> Label | None:
         """What was judged beats what was voted, which beats what was clicked; ``None`` when nothing is known."""
         if self.grades:
-            return round(sum(self.grades) / len(self.grades))
+            return Label(round(sum(self.grades) / len(self.grades)))
         if self.votes:
-            return 1 if self.votes > 0 else 0
+            return Label(1 if self.votes > 0 else 0)
         if self.shown >= LEAST_SHOWN:
-            return 1 if min(self.clicks / self.shown, 1.0) >= LEAST_ATTRACTION else 0
+            attraction = min(self.clicks / self.shown, 1.0)
+            return Label(1, round(attraction, 6)) if attraction >= LEAST_ATTRACTION else Label(0)
         return None
 
 
-Graded = dict[str, dict[str, int]]
-"""Grades by the query's text, then by document."""
+class Label(NamedTuple):
+    """What feedback says of a document for a query. ``weight``: how sure that is, 1 unless clicks alone say it."""
+
+    grade: int
+    weight: float = 1.0
+
+
+Graded = dict[str, dict[str, Label]]
+"""Labels by the query's text, then by document."""
 
 
 def graded(collection_slug: str) -> Graded:
@@ -153,9 +165,9 @@ def graded(collection_slug: str) -> Graded:
         evidence[row["query_log__query_hmac"]][row["document_id"]].shown = row["times"]
     result: Graded = {}
     for digest, documents in evidence.items():
-        grades = {name: grade for name, found in sorted(documents.items()) if (grade := found.grade) is not None}
-        if any(grades.values()):
-            result.setdefault(texts[digest], {}).update(grades)
+        labels = {name: label for name, found in sorted(documents.items()) if (label := found.label) is not None}
+        if any(label.grade for label in labels.values()):
+            result.setdefault(texts[digest], {}).update(labels)
     return result
 
 
@@ -165,15 +177,16 @@ def judge(collection: Collection, principal: Principal, *, dry_run: bool = False
     Queries that were judged otherwise stay as they are, also where they have the same text.
     """
     found = graded(collection.slug)
-    count = sum(len(grades) for grades in found.values())
+    count = sum(len(labels) for labels in found.values())
     if dry_run:
         return len(found), count
     with transaction.atomic():
         JudgedQuery.objects.filter(collection=collection, query_id__startswith=QUERY_PREFIX).delete()
-        for text, grades in found.items():
+        for text, labels in found.items():
             query = JudgedQuery.objects.create(collection=collection, query_id=query_id_of(text), text=text)
             Judgement.objects.bulk_create(
-                Judgement(query=query, document_id=name, grade=grade) for name, grade in grades.items()
+                Judgement(query=query, document_id=name, grade=label.grade, weight=label.weight)
+                for name, label in labels.items()
             )
         audit.record(principal, JUDGE, collection.slug, {"queries": len(found), "judgements": count})
     return len(found), count
@@ -182,7 +195,9 @@ def judge(collection: Collection, principal: Principal, *, dry_run: bool = False
 def export(collection: Collection, folder: Path) -> tuple[int, int]:
     """Write a collection's feedback in BEIR layout, with the whole corpus; how many queries and judgements.
 
-    Raises `InvalidRequest` for a folder that holds something.
+    The judgements' weights, which the layout has no column for, are beside them in `beir.WEIGHTS`. Raises
+    `InvalidRequest` for a folder that holds something.
+    `InvalidRequest` for a folder that holds something.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InvalidRequest(f"{folder} is no empty folder: name a new one.")
@@ -197,9 +212,13 @@ def export(collection: Collection, folder: Path) -> tuple[int, int]:
             queries.write(_line({"_id": query_id_of(text), "text": text}))
     with (folder / "qrels" / "test.tsv").open("w", encoding="utf-8") as judgements:
         judgements.write("query-id\tcorpus-id\tscore\n")
-        for text, grades in found.items():
-            judgements.writelines(f"{query_id_of(text)}\t{name}\t{grade}\n" for name, grade in grades.items())
-    return len(found), sum(len(grades) for grades in found.values())
+        for text, labels in found.items():
+            judgements.writelines(f"{query_id_of(text)}\t{name}\t{label.grade}\n" for name, label in labels.items())
+    with (folder / beir.WEIGHTS).open("w", encoding="utf-8") as weights:
+        weights.write("query-id\tcorpus-id\tweight\n")
+        for text, labels in found.items():
+            weights.writelines(f"{query_id_of(text)}\t{name}\t{label.weight:g}\n" for name, label in labels.items())
+    return len(found), sum(len(labels) for labels in found.values())
 
 
 def query_id_of(text: str) -> str:

@@ -646,9 +646,15 @@ class Judgement(models.Model):
     query = models.ForeignKey(JudgedQuery, on_delete=models.CASCADE, related_name="judgements")
     document_id = models.CharField(max_length=512)
     grade = models.IntegerField()
+    weight = models.FloatField(
+        default=1.0, help_text="How sure the grade is, at most 1: clicks weigh by how many looked at their position."
+    )
 
     class Meta:
-        constraints = (models.UniqueConstraint(fields=("query", "document_id"), name="rag_judgement_of_document"),)
+        constraints = (
+            models.UniqueConstraint(fields=("query", "document_id"), name="rag_judgement_of_document"),
+            models.CheckConstraint(name="rag_judgement_weight", condition=models.Q(weight__gt=0, weight__lte=1)),
+        )
 
     def __str__(self) -> str:
         return f"{self.query_id} {self.document_id}: {self.grade}"

@@ -6,8 +6,9 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,19 +32,27 @@ OnQuery = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class JudgedSet:
-    """A collection's judged queries. ``sha256`` identifies them whatever order they were imported in."""
+    """A collection's judged queries. ``sha256`` identifies them whatever order they were imported in.
+
+    ``weights``: of the judgements that are not certain, by ``(query id, document id)``; training heeds them, measures
+    don't.
+    """
 
     queries: dict[str, str]
     judgements: Judgements
     sha256: str
+    weights: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
 
 def judged_set(collection_slug: str) -> JudgedSet:
     """The queries with at least one judgement. Raises `NotFound` when there is none."""
     rows = Judgement.objects.filter(query__collection__slug=collection_slug)
     judgements: dict[str, dict[str, int]] = {}
-    for query_id, document_id, grade in rows.values_list("query__query_id", "document_id", "grade"):
+    weights: dict[tuple[str, str], float] = {}
+    for query_id, document_id, grade, weight in rows.values_list("query__query_id", "document_id", "grade", "weight"):
         judgements.setdefault(query_id, {})[document_id] = grade
+        if weight != 1.0:
+            weights[query_id, document_id] = weight
     texts = JudgedQuery.objects.filter(collection__slug=collection_slug).values_list("query_id", "text")
     queries = {query_id: text for query_id, text in texts if query_id in judgements}
     if not queries:
@@ -51,12 +60,16 @@ def judged_set(collection_slug: str) -> JudgedSet:
             f"The collection '{collection_slug}' has no judged queries. "
             "`manage.py import_beir` brings documents, queries and judgements."
         )
-    return JudgedSet(queries, judgements, dataset_sha256(queries, judgements))
+    return JudgedSet(queries, judgements, dataset_sha256(queries, judgements, weights), weights)
 
 
-def dataset_sha256(queries: dict[str, str], judgements: Judgements) -> str:
-    """sha256 of the canonical JSON of the judged queries' texts and grades."""
-    content = {query_id: [text, judgements[query_id]] for query_id, text in queries.items()}
+def dataset_sha256(
+    queries: dict[str, str], judgements: Judgements, weights: Mapping[tuple[str, str], float] = MappingProxyType({})
+) -> str:
+    """sha256 of the canonical JSON of the judged queries' texts and grades, and of the weights of uncertain ones."""
+    content: dict[str, list[Any]] = {query_id: [text, judgements[query_id]] for query_id, text in queries.items()}
+    for (query_id, document_id), weight in sorted(weights.items()):
+        content[query_id].append([document_id, weight])
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 

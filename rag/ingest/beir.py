@@ -1,7 +1,7 @@
 """Reads test collections in BEIR layout, as streams: `corpus.jsonl`, `queries.jsonl`, and `qrels.tsv`.
 
-The judgements may also lie where BEIR's own collections keep them, in `qrels/test.tsv`. Every fault names its file and
-line.
+The judgements may also lie where BEIR's own collections keep them, in `qrels/test.tsv`. How sure each is may be told in
+`qrels/weights.tsv`, which other readers of the layout leave alone. Every fault names its file and line.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rag.ingest.types import IngestError, ParsedDocument, ParseRequest
 CORPUS = "corpus.jsonl"
 QUERIES = "queries.jsonl"
 JUDGEMENTS = ("qrels.tsv", "qrels/test.tsv")
+WEIGHTS = "qrels/weights.tsv"
 _MAX_LINE_BYTES = 32 << 20
 _COLUMNS = "query-id, corpus-id and score, parted by tabs"
 
@@ -34,11 +35,12 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """How relevant a document is to a query: 0 is not at all."""
+    """How relevant a document is to a query: 0 is not at all. ``weight``: how sure that is, above 0 and at most 1."""
 
     query_id: str
     document_id: str
     grade: int
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class BeirFolder:
             yield Query(identifier, " ".join(clean(text).split()))
 
     def judgements(self) -> Iterator[Judgement]:
+        weights = self._weights()
         for i, (where, line) in enumerate(_lines(self._judgements_path)):
             cells = [clean(cell).strip() for cell in line.split("\t")]
             if i == 0 and cells[-1].lower() in {"score", "relevance", "grade"}:
@@ -103,7 +106,25 @@ class BeirFolder:
                 grade = -1.0
             if grade < 0 or not grade.is_integer():
                 raise BeirError(f"{where}: the score {cells[2][:20]!r} is not a whole number from 0 up.")
-            yield Judgement(cells[0], cells[1], int(grade))
+            yield Judgement(cells[0], cells[1], int(grade), weights.get((cells[0], cells[1]), 1.0))
+
+    def _weights(self) -> dict[tuple[str, str], float]:
+        """By query and document; empty without the file."""
+        found: dict[tuple[str, str], float] = {}
+        path = self.folder / WEIGHTS
+        for i, (where, line) in enumerate(_lines(path) if path.is_file() else ()):
+            cells = [clean(cell).strip() for cell in line.split("\t")]
+            if i == 0 and cells[-1].lower() == "weight":
+                continue
+            try:
+                query_id, document_id, text = cells
+                weight = float(text)
+            except ValueError:
+                weight = 0.0
+            if not 0 < weight <= 1:
+                raise BeirError(f"{where}: write query-id, corpus-id and a weight in (0, 1], parted by tabs.")
+            found[query_id, document_id] = weight
+        return found
 
     def validate(self) -> Summary:
         """Reads everything once. Raises `BeirError` at the first fault: also ids that are double or unknown."""

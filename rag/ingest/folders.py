@@ -88,7 +88,12 @@ class BeirOffers:
             by_id = {query.query_id: query for query in queries}
             Judgement.objects.bulk_create(
                 (
-                    Judgement(query=by_id[found.query_id], document_id=found.document_id, grade=found.grade)
+                    Judgement(
+                        query=by_id[found.query_id],
+                        document_id=found.document_id,
+                        grade=found.grade,
+                        weight=found.weight,
+                    )
                     for found in self._beir.judgements()
                 ),
                 batch_size=_ROWS_PER_INSERT,

@@ -29,12 +29,13 @@ def read_collection(slug: str, on_query: Callable[[int, int], None]) -> JudgedCo
         _, terms, candidates = score(normalize_query(text), {}, resolved, progress)
         if "embed" in progress.degraded:
             raise Unavailable(progress.degraded["embed"])
-        grades = {
-            # A judged document that isn't indexed still counts for the ideal ranking: it gets an id that none has.
-            keys.get(document_id, -place): grade
-            for place, (document_id, grade) in enumerate(sorted(judged.judgements[query_id].items()), start=1)
-            if grade > 0
-        }
-        queries.append(JudgedQuery(query_id, terms, candidates, grades))
+        grades, weights = {}, {}
+        for place, (document_id, grade) in enumerate(sorted(judged.judgements[query_id].items()), start=1):
+            if grade > 0:
+                # A judged document that isn't indexed still counts for the ideal ranking: it gets an id that none has.
+                key = keys.get(document_id, -place)
+                grades[key] = grade
+                weights[key] = judged.weights.get((query_id, document_id), 1.0)
+        queries.append(JudgedQuery(query_id, terms, candidates, grades, weights))
         on_query(done, len(judged.queries))
     return JudgedCollection(slug, judged.sha256, queries)

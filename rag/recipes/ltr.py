@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from types import MappingProxyType
@@ -90,12 +90,16 @@ TREE_PARAMETERS = {
 
 @dataclass(frozen=True, slots=True)
 class JudgedQuery:
-    """grades: the relevant documents' grades (at least 1) by `Candidates.document_ids`, unretrieved ones included."""
+    """grades: the relevant documents' grades (at least 1) by `Candidates.document_ids`, unretrieved ones included.
+
+    weights: how sure each of them is, above 0 and at most 1; 1 where none is given. See `rag.feedback`.
+    """
 
     query_id: str
     terms: QueryTerms
     candidates: Candidates
     grades: Mapping[int, int]
+    weights: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,7 @@ class Group:
 
     features: without memory. relevant: ids of all its relevant documents, ascending, retrieved or not.
     ideal: the DCG@10 of a perfect ranking; simple: nDCG@10 of each of `SIMPLE_ROWS`.
+    weights: how sure each grade is; ideal_gain: as ``ideal``, of grades that count by their weight.
     """
 
     collection: str
@@ -125,8 +130,18 @@ class Group:
     chunk_ids: Int64Array
     document_ids: Int64Array
     grades: Float64Array
+    weights: Float64Array
     ideal: float
+    ideal_gain: float
     simple: Mapping[str, float]
+
+    @property
+    def gains(self) -> Float64Array:
+        """What training seeks to bring up. Where clicks made the grade its weight holds their inverse propensities, so
+        that the gain is an unbiased estimate of what a judge would have said, whatever the position it was shown at
+        (Agarwal, Takatsu, Zaitsev and Joachims, "A general framework for counterfactual learning-to-rank", SIGIR 2019).
+        """
+        return self.grades * self.weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,11 +282,13 @@ def fit_trees(groups: Sequence[Group], linear: LinearRanker, settings: Settings)
     fused = [_fused(linear, group, settings.weights) for _, group in useful]
     sizes = [len(group.grades) for _, group in useful]
     query_weights = np.repeat([share for share, _ in useful], sizes)
+    certainty = np.concatenate([group.weights for _, group in useful])
     data = lightgbm.Dataset(
         np.concatenate([group.features.values for _, group in useful]),
         np.concatenate([group.grades for _, group in useful]).astype(np.int32),
         group=sizes,
-        weight=query_weights * (len(query_weights) / query_weights.sum()),
+        # A relevant document's pairs count by how sure it is that it is relevant.
+        weight=query_weights * (len(query_weights) / query_weights.sum()) * certainty,
         init_score=START_SCALE / settings.weights.ltr * np.concatenate(fused),
         feature_name=list(FEATURES),
         params=TREE_PARAMETERS,
@@ -407,8 +424,8 @@ def write_model(
 def _group(collection: str, query: JudgedQuery) -> Group:
     candidates = query.candidates
     grades = np.array([query.grades.get(int(document), 0) for document in candidates.document_ids], dtype=np.float64)
-    best = np.sort(np.array(list(query.grades.values()), dtype=np.float64))[::-1][:DEPTH]
-    ideal = float(best @ _discounts(len(best)))
+    weights = np.array([query.weights.get(int(document), 1.0) for document in candidates.document_ids])
+    ideal = _ideal(query.grades.values())
     conceptual = 1.0 - candidates.distances.astype(np.float64)
     features = extract(query.terms, candidates)
     fused = fuse(candidates.chunk_ids, conceptual, conceptual, FusionWeights(0.5, 0.5))
@@ -424,9 +441,17 @@ def _group(collection: str, query: JudgedQuery) -> Group:
         chunk_ids=candidates.chunk_ids,
         document_ids=candidates.document_ids,
         grades=grades,
+        weights=weights,
         ideal=ideal,
+        ideal_gain=_ideal(grade * query.weights.get(document, 1.0) for document, grade in query.grades.items()),
         simple={row: _ndcg(by_row[row], candidates.document_ids, grades, ideal) for row in SIMPLE_ROWS},
     )
+
+
+def _ideal(gains: Iterable[float]) -> float:
+    """DCG@10 of the best ranking there could be."""
+    best = np.sort(np.array(list(gains), dtype=np.float64))[::-1][:DEPTH]
+    return float(best @ _discounts(len(best)))
 
 
 def _discounts(count: int) -> Float64Array:
@@ -457,7 +482,7 @@ def _smooth_ndcg(
     rank = 0.5 + ahead.sum(axis=1)
     within = 1.0 / (1.0 + np.exp((rank - DEPTH - 0.5) / RANK_SOFTNESS))
     discount = np.log2(1.0 + rank)
-    gains = group.grades[best][relevant] / group.ideal
+    gains = group.gains[best][relevant] / group.ideal_gain
     by_rank = gains * (
         -within * (1.0 - within) / RANK_SOFTNESS / discount - within / (discount**2 * (1.0 + rank) * np.log(2.0))
     )

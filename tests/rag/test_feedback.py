@@ -21,10 +21,14 @@ from models_registry.rollouts import Plan
 from ops.contracts.principal import SYSTEM, Principal, PrincipalKind, Scope
 from ops.contracts.problems import Forbidden, InvalidRequest, NotFound
 from rag import feedback, query_log
+from rag.evaluation.run import judged_set
 from rag.feedback import LARGEST_WEIGHT, Given, give, propensity_weight
 from rag.ingest.beir import BeirFolder
-from rag.models import Collection, Feedback, FeedbackKind, JudgedQuery, Judgement, QueryLog
+from rag.ingest.folders import BeirOffers
+from rag.models import Collection, Document, Feedback, FeedbackKind, JudgedQuery, Judgement, QueryLog
 from rag.pipeline.search import SearchRequest, search
+from rag.recipes.judged import read_collection
+from rag.recipes.ltr import JudgedCollection, prepare
 from tests.rag.api.conftest import ClientOf, client_of, post
 from tests.rag.pipeline.support import Text, fill
 
@@ -151,7 +155,8 @@ class TestJudgements:
         on(answer, 0, FeedbackKind.JUDGEMENT, principal=SYSTEM, value=3)
         on(answer, 1, FeedbackKind.VOTE, principal=SYSTEM, value=1)
         on(answer, 2, FeedbackKind.VOTE, principal=SYSTEM, value=-1)
-        assert feedback.graded("c") == {"bees": dict(sorted(zip(names, (3, 1, 0, 1), strict=True)))}
+        labels = {name: label.grade for name, label in feedback.graded("c")["bees"].items()}
+        assert labels == dict(sorted(zip(names, (3, 1, 0, 1), strict=True)))
 
     def test_a_click_further_down_says_more(self, collection: Collection) -> None:
         """One click in ten at the first place is little; one in ten at the fourth stands for four."""
@@ -161,9 +166,39 @@ class TestJudgements:
                 click(answer, 0)
                 click(answer, 3)
             query_log.flush()
-        grades = feedback.graded("c")["bees"]
+        labels = feedback.graded("c")["bees"]
         names = [result["document_id"] for result in answer["results"]]
-        assert (grades[names[0]], grades[names[3]]) == (0, 1)
+        assert labels[names[0]] == (0, 1.0)
+        assert labels[names[3]] == (1, 0.4)
+
+    def test_the_weights_of_clicks_reach_what_the_recipe_learns(self, collection: Collection) -> None:
+        """Of four showings the second passage was clicked on in two, the fourth in one: 2 · 2 / 4 and 1 · 4 / 4 make
+        both as sure as can be; the first was clicked on twice, which is 2 · 1 / 4.
+        """
+        for number in range(4):
+            answer = ask()
+            for position, times in ((0, 2), (1, 2), (3, 1)):
+                if number < times:
+                    click(answer, position)
+            query_log.flush()
+        on(answer, 2, FeedbackKind.JUDGEMENT, value=3)
+        feedback.judge(collection, SYSTEM)
+        (query,) = read_collection("c", lambda done, total: None).queries
+        (group,) = prepare(JudgedCollection("c", "", [query]))
+        keys = dict(Document.objects.values_list("document_id", "id"))
+        gains = dict(zip(group.document_ids.tolist(), group.gains.tolist(), strict=True))
+        names = [result["document_id"] for result in answer["results"]]
+        assert [gains[keys[name]] for name in names[:4]] == [0.5, 1.0, 3.0, 1.0]
+        assert sorted(query.weights.values()) == [0.5, 1.0, 1.0, 1.0]
+
+    def test_other_weights_are_another_dataset(self, collection: Collection) -> None:
+        on(ask(), 0, FeedbackKind.VOTE, value=1)
+        feedback.judge(collection, SYSTEM)
+        before = judged_set("c").sha256
+        Judgement.objects.update(weight=0.5)
+        assert judged_set("c").sha256 != before
+        Judgement.objects.update(weight=1.0)
+        assert judged_set("c").sha256 == before
 
     def test_they_become_judged_queries_that_replace_their_forerunners_alone(self, collection: Collection) -> None:
         other = JudgedQuery.objects.create(collection=collection, query_id="7", text="tax")
@@ -182,6 +217,23 @@ class TestJudgements:
         assert "1 queries with 1 judgements" in output.getvalue()
         with pytest.raises(InvalidRequest, match="no empty folder"):
             feedback.export(collection, tmp_path / "out")
+
+    def test_an_export_takes_the_weights_along_and_an_import_brings_them_back(
+        self, collection: Collection, tmp_path: Path
+    ) -> None:
+        for number in range(5):
+            answer = ask()
+            if number < 2:
+                click(answer, 0)
+            query_log.flush()
+        feedback.export(collection, tmp_path / "out")
+        name = answer["results"][0]["document_id"]
+        header, *lines = (tmp_path / "out" / "qrels" / "weights.tsv").read_text().splitlines()
+        assert header == "query-id\tcorpus-id\tweight"
+        assert lines == [f"{feedback.query_id_of('bees')}\t{name}\t0.4"]
+        BeirOffers(tmp_path / "out").replace_judgements(Collection.objects.create(slug="copy"))
+        copied = Judgement.objects.get(query__collection__slug="copy")
+        assert (copied.document_id, copied.grade, copied.weight) == (name, 1, 0.4)
 
     def test_it_outlives_the_query_log(self, collection: Collection) -> None:
         on(ask(), 0, FeedbackKind.VOTE, value=1)

@@ -36,6 +36,22 @@ def test_it_reads_no_more_than_it_is_asked_for(tmp_path: Path) -> None:
     assert next(folder.documents()).identifier == "d1"
 
 
+def test_weights_lie_beside_the_judgements(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "weights.tsv").write_text("query-id\tcorpus-id\tweight\nq1\td1\t0.25\n")
+    assert list(folder.judgements()) == [Judgement("q1", "d1", 1, 0.25)]
+
+
+@pytest.mark.parametrize("line", ["q1\td1", "q1\td1\t0", "q1\td1\t1.5", "q1\td1\tnan", "q1\td1\tsure"])
+def test_a_fault_in_the_weights_is_named(tmp_path: Path, line: str) -> None:
+    folder = folder_of(tmp_path)
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "weights.tsv").write_text(f"{line}\n")
+    with pytest.raises(BeirError, match=r"weights.tsv, line 1: write query-id"):
+        list(folder.judgements())
+
+
 def test_judgements_may_lie_where_beir_keeps_them_and_without_a_header(tmp_path: Path) -> None:
     folder_of(tmp_path)
     (tmp_path / "qrels").mkdir()

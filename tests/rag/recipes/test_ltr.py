@@ -54,6 +54,32 @@ def models(trained: ltr.Trained) -> tuple[bytes, bytes, Settings]:
     return trained.linear.to_bytes(), trained.trees.to_bytes(), trained.settings
 
 
+def test_an_uncertain_judgement_is_learned_from_less(groups):
+    """As many documents as are relevant were clicked on by mistake. The less that is trusted, the better it is learned
+    what is relevant.
+    """
+
+    def misled(group: Group, weight: float) -> Group:
+        others = np.random.default_rng(7).permutation(np.flatnonzero(group.grades == 0))[:8]
+        grades, weights = group.grades.copy(), group.weights.copy()
+        grades[others], weights[others] = 1, weight
+        return replace(group, grades=grades, weights=weights, ideal_gain=ltr._ideal(grades * weights))
+
+    def learned(weight: float) -> float:
+        linear = fit_linear([misled(group, weight) for group in groups], QUICK.weights)
+        return float(np.mean([ndcg_of(linear, group, QUICK.weights) for group in groups]))
+
+    assert learned(0.01) > learned(1.0)
+
+
+def test_trees_heed_the_weights_too(groups):
+    linear = fit_linear(groups, QUICK.weights)
+    halved = [replace(group, weights=np.where(group.document_ids % 2, 1.0, 0.1)) for group in groups]
+    trees = [ltr.fit_trees(some, linear, QUICK).to_bytes() for some in (groups, halved, groups)]
+    assert trees[0] == trees[2]
+    assert trees[0] != trees[1]
+
+
 def test_training_twice_gives_the_same_bytes(groups):
     assert models(train(groups)) == models(train(groups))
 
