@@ -16,6 +16,7 @@ from django.core.exceptions import ValidationError
 from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 
+from models_registry import clock
 from models_registry.live import view
 from models_registry.locks import lock_until_commit
 from models_registry.models import Slot
@@ -167,10 +168,13 @@ def activate(config: AnnConfig, *, by: Principal, reason: str = "", force: bool 
         if below and not force:
             raise Conflict(f"{config} {below} Use --force to put it live all the same.")
         current = live(config.collection_id, config.space_id)
+        # By the database's clock, which is that of the deployments: what was live at a moment must fit together.
+        moment = clock.now()
         if current is not None:
-            current.state, current.retired_at = AnnState.RETIRED, timezone.now()
+            moment = max(moment, current.activated_at or moment)
+            current.state, current.retired_at = AnnState.RETIRED, moment
             current.save(update_fields=["state", "retired_at"])
-        config.state, config.activated_at, config.retired_at = AnnState.LIVE, timezone.now(), None
+        config.state, config.activated_at, config.retired_at = AnnState.LIVE, moment, None
         config.save(update_fields=["state", "activated_at", "retired_at"])
         past.began(config, current, by=by, reason=reason)
         audit.record(

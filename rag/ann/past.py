@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from django.db.models import Q
-from django.utils import timezone
 
+from models_registry import clock
 from models_registry.past import Past
 from ops.contracts.principal import Principal
 from rag.ann.describe import how
@@ -36,7 +36,7 @@ def began(config: AnnConfig, replaced: AnnConfig | None, *, by: Principal, reaso
 
 def ended(collection_slug: str) -> None:
     """Note that a collection is deleted, and its indexes with it."""
-    AnnPeriod.objects.filter(collection=collection_slug, ended_at=None).update(ended_at=timezone.now())
+    AnnPeriod.objects.filter(collection=collection_slug, ended_at=None).update(ended_at=clock.now())
 
 
 def indexes_at(moment: datetime) -> Sequence[Past]:
