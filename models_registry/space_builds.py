@@ -185,6 +185,8 @@ def switch(number: int, *, by: Principal, reason: str = "", force: bool = False)
     """
     build = find(number)
     require_write(build.scope, by)
+    if build.state != BuildState.READY:
+        raise Conflict(f"{build} is {build.get_state_display()}, not ready.")
     lost = losses(build.check_result)
     if lost and not force:
         raise Unprocessable(f"{build.version} is worse than what is live: {'; '.join(lost)}. Force it if you want it.")
@@ -360,6 +362,9 @@ def _fill_slice(build: SpaceBuild, slice_s: float) -> float | None:
         owed_s = 60 * added / build.chunks_per_minute - (time.monotonic() - started) if build.chunks_per_minute else 0
         if owed_s > 0 or time.monotonic() - started >= slice_s:
             return max(owed_s, 0.0)
+    # What was there before, or was indexed with it, was nobody's batch.
+    progress = _required().progress(build.version, build.scope)
+    SpaceBuild.objects.filter(pk=build.pk).update(done=progress.done, total=progress.total)
     return None
 
 

@@ -11,9 +11,9 @@ from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.test import Client
 
-from models_registry import rollouts, statistics, weights
+from models_registry import deployments, rollouts, statistics, weights
 from models_registry.guardrails import ALPHA, GUARDRAILS, MIN_SAMPLES
-from models_registry.models import FusionWeights, Rollout
+from models_registry.models import FusionWeights, Rollout, Slot
 from models_registry.routing import Arm, observe_answer
 from ops.contracts.principal import SYSTEM, Scope
 from tests.models_registry.test_weights_api import ClientOf, assert_problem, client_of, send
@@ -141,7 +141,14 @@ class TestAdmin:
         admin.post(f"{base}{rollout.pk}/act/promote/", {"reason": "good"})
         page = admin.get(f"{base}{rollout.pk}/change/").content.decode()
         assert "Promoted" in page or "promoted" in page
-        assert "formaction" not in page
+        assert "act/promote/" not in page
+        assert "act/take_back/" in page
+        admin.post(f"{base}{rollout.pk}/act/take_back/", {"reason": "complaints"})
+        row = deployments.effective(Slot.WEIGHTS, "global")
+        assert row is not None
+        assert row.weights is not None
+        assert (row.weights.ltr, row.reason, row.by) == (0.6, "complaints", "ada")
+        assert "formaction" not in admin.get(f"{base}{rollout.pk}/change/").content.decode()
         assert admin.get(base).status_code == 200
         assert admin.get("/admin/models_registry/modelstat/").status_code == 200
 

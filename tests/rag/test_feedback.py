@@ -230,10 +230,11 @@ class TestJudgements:
         name = answer["results"][0]["document_id"]
         header, *lines = (tmp_path / "out" / "qrels" / "weights.tsv").read_text().splitlines()
         assert header == "query-id\tcorpus-id\tweight"
-        assert lines == [f"{feedback.query_id_of('bees')}\t{name}\t0.4"]
+        assert f"{feedback.query_id_of('bees')}\t{name}\t0.4" in lines
+        assert len(lines) == 4, "that nobody clicked on the others says something too"
         BeirOffers(tmp_path / "out").replace_judgements(Collection.objects.create(slug="copy"))
-        copied = Judgement.objects.get(query__collection__slug="copy")
-        assert (copied.document_id, copied.grade, copied.weight) == (name, 1, 0.4)
+        copied = Judgement.objects.get(query__collection__slug="copy", document_id=name)
+        assert (copied.grade, copied.weight) == (1, 0.4)
 
     def test_it_outlives_the_query_log(self, collection: Collection) -> None:
         on(ask(), 0, FeedbackKind.VOTE, value=1)

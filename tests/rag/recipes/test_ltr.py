@@ -72,7 +72,8 @@ def test_an_uncertain_judgement_is_learned_from_less(groups):
     assert learned(0.01) > learned(1.0)
 
 
-def test_trees_heed_the_weights_too(groups):
+def test_trees_heed_the_weights_too(groups, monkeypatch):
+    monkeypatch.setitem(ltr.TREE_PARAMETERS, "min_data_in_leaf", 20)  # few as these are, trees are to have branches
     linear = fit_linear(groups, QUICK.weights)
     halved = [replace(group, weights=np.where(group.document_ids % 2, 1.0, 0.1)) for group in groups]
     trees = [ltr.fit_trees(some, linear, QUICK).to_bytes() for some in (groups, halved, groups)]
