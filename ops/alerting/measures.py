@@ -13,6 +13,7 @@ from django.db import connection
 
 from ops.contracts.measures import Labels, Measure, register_measure
 from ops.instrumentation.histogram import BUCKETS, percentile
+from ops.instrumentation.performance import TIMED_STAGES
 from ops.performance.report import TOTAL_STAGE
 from ops.queues import queues
 
@@ -30,6 +31,7 @@ def register_measures() -> None:
             read_latency,
             ("stage", "variant"),
             latency_history,
+            {"stage": TIMED_STAGES},
         )
     )
     register_measure(

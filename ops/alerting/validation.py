@@ -32,6 +32,9 @@ def check_rule(rule: AlertRule) -> None:
     if unknown := set(labels) - set(measure.labels):
         known = ", ".join(measure.labels) or "none"
         raise ValidationError({"labels": f"{rule.measure} has no {', '.join(sorted(unknown))}; it has: {known}."})
+    for name, value in labels.items():
+        if name in measure.values and value not in measure.values[name]:
+            raise ValidationError({"labels": f"There is no {name} {value!r}: {', '.join(measure.values[name])}."})
     if rule.clear_threshold is not None and rule.threshold is not None:
         better = rule.clear_threshold - rule.threshold
         if (better > 0) if rule.comparison == Comparison.ABOVE else (better < 0):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 Labels = Mapping[str, str]
@@ -19,7 +19,8 @@ Historian = Callable[[Labels, timedelta, datetime, datetime, timedelta], list[tu
 class Measure:
     """A figure that rules can watch. ``unit`` is ``ms``, ``s``, ``ratio`` (0 to 1) or empty for counts.
 
-    ``labels`` are the names a rule may choose by. Without ``history`` what rules have read is kept, and replayed.
+    ``labels`` are the names a rule may choose by; ``values`` has what may be chosen of a name, where that is known.
+    Without ``history`` what rules have read is kept, and replayed.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Measure:
     read: Reader
     labels: tuple[str, ...] = ()
     history: Historian | None = None
+    values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 _measures: dict[str, Measure] = {}

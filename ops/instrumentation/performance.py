@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
+from time import perf_counter
 from typing import Any
 from uuid import UUID
 
@@ -51,7 +54,61 @@ def record_query(row: PerformanceRow) -> None:
     """Count a query in every sink and keep its row for the next batch. Never waits for the database."""
     SNAPSHOT.add_query(row.cache, failed=row.status >= 500)
     count_query(row.cache, row.mode, row.variant, row.status)
-    performance_writer().add(row)
+    _hand_on(row, _unfinished.get())
+
+
+class Unfinished:
+    """Rows of queries that go on when the search is over, such as by an answer that is written from what was found.
+
+    They are written when `finish` is called; at the latest when nobody holds this any more, so that a caller that is
+    gone loses no row.
+    """
+
+    def __init__(self, around: Unfinished | None) -> None:
+        self._around = around
+        self._rows: list[PerformanceRow] = []
+
+    def finish(self, timings_ms: Mapping[str, float]) -> None:
+        """Have the rows written, with these timings added. Again: does nothing."""
+        rows, self._rows = self._rows, []
+        for row in rows:
+            _hand_on(replace(row, timings_ms={**row.timings_ms, **timings_ms}), self._around)
+
+    @contextmanager
+    def finishing(self, stage: str) -> Iterator[None]:
+        """The last stage: when the block ends, however it does, the rows are written with its time."""
+        started = perf_counter()
+        try:
+            yield
+        finally:
+            self.finish({f"{stage}_ms": round((perf_counter() - started) * 1000, 3)})
+
+    def __del__(self) -> None:
+        self.finish({})
+
+
+@contextmanager
+def unfinished() -> Iterator[Unfinished]:
+    """Rows that are recorded in the block wait for more timings. An exception ends the wait."""
+    held = Unfinished(_unfinished.get())
+    token = _unfinished.set(held)
+    try:
+        yield held
+    except BaseException:
+        held.finish({})
+        raise
+    finally:
+        _unfinished.reset(token)
+
+
+_unfinished: ContextVar[Unfinished | None] = ContextVar("unfinished", default=None)
+
+
+def _hand_on(row: PerformanceRow, around: Unfinished | None) -> None:
+    if around is None:
+        performance_writer().add(row)
+    else:
+        around._rows.append(row)
 
 
 @cache

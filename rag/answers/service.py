@@ -19,6 +19,7 @@ from ops.contracts.model_calls import model_call
 from ops.contracts.principal import Principal
 from ops.contracts.problems import InvalidRequest, Problem, Unavailable
 from ops.contracts.stage import stage
+from ops.instrumentation.performance import Unfinished, unfinished
 from rag.answers import agents, condense, context, prompt
 from rag.answers.agents import AgentView
 from rag.answers.backends.base import BackendError, Generation, Piece
@@ -80,6 +81,8 @@ class Prepared:
     degraded: tuple[str, ...]
     timings_ms: Mapping[str, float]
     started: float
+    row: Unfinished
+    """Of the performance store, which waits for the time of the generation."""
 
 
 @dataclass(slots=True)
@@ -122,18 +125,19 @@ def prepare(
     agent = agents.agent_of(request.agent)
     slug = request.collection or (agent.collections[0] if agent.collections else settings.RAG_DEFAULT_COLLECTION)
     query = condense.standalone(request.query, request.history)
-    found = search(
-        SearchRequest(
-            query=query,
-            collection=slug,
-            top_k=request.top_k or agent.top_k or settings.RAG_ANSWER_PASSAGES,
-            filters=request.filters,
-        ),
-        principal,
-        request_id=request_id,
-        headers=headers,
-        cookies=cookies,
-    )
+    with unfinished() as row:
+        found = search(
+            SearchRequest(
+                query=query,
+                collection=slug,
+                top_k=request.top_k or agent.top_k or settings.RAG_ANSWER_PASSAGES,
+                filters=request.filters,
+            ),
+            principal,
+            request_id=request_id,
+            headers=headers,
+            cookies=cookies,
+        )
     grounding = time.perf_counter()
     with stage("grounding"):
         ids = [result["chunk_id"] for result in found["results"]]
@@ -157,6 +161,7 @@ def prepare(
         degraded=tuple(found["degraded"]),
         timings_ms=timings,
         started=started,
+        row=row,
     )
 
 
@@ -227,7 +232,7 @@ async def _write(prepared: Prepared, draft: Draft) -> AsyncGenerator[AnswerEvent
             yield event
         return
     started = time.perf_counter()
-    with stage("generation"):
+    with prepared.row.finishing("generation"), stage("generation"):
         for position, model in enumerate(prepared.agent.models):
             draft.model = model
             try:

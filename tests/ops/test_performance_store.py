@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import re
 import uuid
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from pytest_django.fixtures import Settings
 from ops.instrumentation import performance
 from ops.instrumentation.batch import BatchWriter
 from ops.instrumentation.histogram import RELATIVE_ERROR
-from ops.instrumentation.performance import PerformanceRow, performance_writer, record_query
+from ops.instrumentation.performance import PerformanceRow, performance_writer, record_query, unfinished
 from ops.instrumentation.snapshot import SNAPSHOT
 from ops.models import QueryPerformance
 from ops.performance.maintenance import maintain
@@ -246,3 +247,44 @@ def test_every_timed_stage_is_in_the_views() -> None:
     source = Path(django_settings.BASE_DIR, "ops/migrations/0002_query_performance.py").read_text()
     in_view = re.findall(r"\('(\w+)', \1_ms\)", source)
     assert tuple(in_view) == performance.TIMED_STAGES
+
+
+class TestUnfinished:
+    def test_a_row_waits_for_the_time_of_what_comes_after(self) -> None:
+        with unfinished() as held:
+            record_query(row(timings_ms={"pipeline_ms": 5.0}))
+        assert performance_writer().flush() == 0
+        with held.finishing("generation"):
+            pass
+        held.finish({"tts_ms": 9.0})
+        assert performance_writer().flush() == 1
+        found = QueryPerformance.objects.get()
+        assert (found.pipeline_ms, found.tts_ms) == (5.0, None)
+        assert found.generation_ms is not None
+
+    def test_one_within_another_gathers_the_times_of_both(self) -> None:
+        with unfinished() as outer:
+            with unfinished() as inner:
+                record_query(row())
+            inner.finish({"generation_ms": 7.0})
+        assert performance_writer().flush() == 0
+        outer.finish({"tts_ms": 9.0})
+        performance_writer().flush()
+        found = QueryPerformance.objects.get()
+        assert (found.generation_ms, found.tts_ms) == (7.0, 9.0)
+
+    def test_what_nobody_finishes_is_not_lost(self) -> None:
+        with unfinished() as held:
+            record_query(row())
+        del held
+        gc.collect()
+        assert performance_writer().flush() == 1
+
+    def test_a_search_that_fails_is_written_at_once(self) -> None:
+        def failing() -> None:
+            record_query(row(status=503))
+            raise OperationalError
+
+        with pytest.raises(OperationalError), unfinished():
+            failing()
+        assert performance_writer().flush() == 1

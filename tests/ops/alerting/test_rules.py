@@ -160,6 +160,7 @@ class TestValidation:
             ({"labels": {"shoe": "1"}}, "labels"),
             ({"labels": ["stage"]}, "labels"),
             ({"labels": {"side": 1}}, "labels"),
+            ({"measure": "latency_p95", "labels": {"stage": "embedding"}}, "labels"),
             ({"clear_threshold": 12}, "clear_threshold"),
             ({"comparison": "below", "clear_threshold": 8}, "clear_threshold"),
             ({"window_s": 1}, "window_s"),

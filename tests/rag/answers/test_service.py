@@ -12,6 +12,8 @@ from pytest_django.fixtures import Settings
 
 from ops.contracts.principal import Scope
 from ops.contracts.problems import InvalidRequest, NotFound
+from ops.instrumentation.performance import performance_writer
+from ops.models import QueryPerformance
 from rag.answers import service
 from rag.answers.contracts import Answer, AnswerRequest, Turn
 from rag.models import Collection, Document
@@ -178,3 +180,15 @@ def test_a_key_without_the_scope_gets_no_answer(client_of: Any) -> None:  # noqa
 def test_a_broken_embedder_leaves_answers_by_words(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "_embedder", lambda slug: None)
     assert ask("What kills varroa mites in winter?").text.startswith("Oxalic acid in winter kills")
+
+
+def test_its_row_in_the_performance_store_holds_the_time_of_the_generation() -> None:
+    written = ask("What kills varroa mites in winter?")
+    ask("Which chess opening does Magnus Carlsen prefer against the Sicilian defence?")
+    performance_writer().flush()
+    answered, abstained = QueryPerformance.objects.order_by("occurred_at", "id")
+    assert answered.request_id == uuid.UUID(written.request_id)
+    assert answered.generation_ms is not None
+    assert answered.generation_ms > 0
+    assert answered.pipeline_ms is not None
+    assert abstained.generation_ms is None
