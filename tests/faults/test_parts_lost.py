@@ -78,6 +78,14 @@ def test_its_worker_has_indexed_what_was_posted(zenglow: Zenglow) -> None:
     zenglow.eventually(lambda: zenglow.call("/health/ready"), lambda ready: ready.body["status"] == "ok")
 
 
+def test_doctor_finds_its_parts_well(zenglow: Zenglow) -> None:
+    """How fast and how full the machine of a test is says nothing; tests/faults/test_doctor.py breaks the parts."""
+    parts = {"postgresql", "redis", "workers", "models", "weights", "caches"}
+    done = zenglow.run("doctor", "--json")
+    level = {one["about"]: one["level"] for one in json.loads(done.stdout)}
+    assert {name for name in parts if level[name] == "trouble"} == set(), done.stdout
+
+
 def test_it_refuses_strangers_that_come_through_this_machines_browser(zenglow: Zenglow) -> None:
     """DNS rebinding shows in the Host header, a form of another site in the Origin header."""
     assert zenglow.query("bees", Host="zenglow.example").status == 400

@@ -6,10 +6,11 @@ import { alertItem, modelTable, rolloutTable, slowestTable, systemFigures, table
 const root = document.querySelector(".dashboard");
 const by = (id) => document.getElementById(id);
 const STAGES = ["embed", "retrieval", "feature", "ltr", "fusion"];
+const AFTER_SEARCH = { generation: "--stage-4", stt: "--stage-2", tts: "--stage-3" };
 const REFRESH_MS = 15000;
 const KEPT = 90;
 
-const charts = Object.fromEntries(["stages", "traffic", "cache", "errors"].map((name) => [name, new Chart(`chart-${name}`)]));
+const charts = Object.fromEntries(["stages", "answers", "traffic", "cache", "errors"].map((name) => [name, new Chart(`chart-${name}`)]));
 const chosen = (name) => root.querySelector(`input[name="${name}"]:checked`).value;
 const sum = (numbers) => numbers.reduce((total, number) => total + (number ?? 0), 0);
 const percent = (part, whole) => (whole ? (100 * part) / whole : null);
@@ -76,6 +77,7 @@ function show(body) {
   for (const figure of by("charts").querySelectorAll("figure")) figure.hidden = !any;
   if (any) {
     showStages(history);
+    showAnswers(history);
     showTraffic(history);
     showCache(history);
     showErrors(history);
@@ -107,6 +109,20 @@ function showStages(history) {
     summary: `${percentile === "p95_ms" ? "p95" : "p50"} of ${names.join(", ")}, stacked. The whole query took ${short(latest)} milliseconds lately.`,
   });
   by("table-stages").replaceChildren(table(["Time", ...names, "whole query"], history.at.map((at, index) => [time(at), ...own.map((column) => short(column[index])), short(whole[index])])));
+}
+
+function showAnswers(history) {
+  const percentile = chosen("percentile");
+  const names = Object.keys(AFTER_SEARCH).filter((name) => history.stages[name]);
+  by("chart-answers").closest("figure").hidden = !names.length;
+  if (!names.length) return;
+  const own = names.map((name) => history.stages[name][percentile]);
+  charts.answers.draw({
+    data: [history.at, ...own],
+    series: names.map((name) => line(name, AFTER_SEARCH[name], (value) => `${short(value, 0)} ms`)),
+    summary: `${percentile === "p95_ms" ? "p95" : "p50"} of ${names.join(", ")}.`,
+  });
+  by("table-answers").replaceChildren(table(["Time", ...names], history.at.map((at, index) => [time(at), ...own.map((column) => short(column[index], 0))])));
 }
 
 function showTraffic(history) {
@@ -152,7 +168,7 @@ function showErrors(history) {
 // --- begin ----
 
 by("ranges").addEventListener("change", refresh);
-root.addEventListener("change", (event) => event.target.name === "percentile" && last && showStages(last.history));
+root.addEventListener("change", (event) => event.target.name === "percentile" && last && (showStages(last.history), showAnswers(last.history)));
 new MutationObserver(() => last && show(last)).observe(document.documentElement, { attributeFilter: ["data-theme"] });
 const feed = { "metrics": showNow, "metrics.full": showFull };
 new Feed(root.dataset.socket, root.dataset.basicUrl, feed, (state, text) => {
