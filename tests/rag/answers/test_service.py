@@ -184,10 +184,9 @@ def test_a_broken_embedder_leaves_answers_by_words(settings: Settings, monkeypat
 
 def test_its_row_in_the_performance_store_holds_the_time_of_the_generation() -> None:
     written = ask("What kills varroa mites in winter?")
-    ask("Which chess opening does Magnus Carlsen prefer against the Sicilian defence?")
+    refused = ask("Which chess opening does Magnus Carlsen prefer against the Sicilian defence?")
     performance_writer().flush()
-    answered, abstained = QueryPerformance.objects.order_by("occurred_at", "id")
-    assert answered.request_id == uuid.UUID(written.request_id)
+    answered, abstained = (QueryPerformance.objects.get(request_id=one.request_id) for one in (written, refused))
     assert answered.generation_ms is not None
     assert answered.generation_ms > 0
     assert answered.pipeline_ms is not None
