@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-END = re.compile(r"(?:[.!?…]+[\"'”’)\]]*(?:\s?\[\d{1,3}\])*(?=\s)|\n\s*\n|\n(?=\s*(?:[-*+]|\d{1,3}[.)])\s))")
+END = re.compile(r"(?:[.!?…]+[\"'”’)\]]*(?:\s?\[\d{1,3}\])*(?=\s+[^\s\[])|\n\s*\n|\n(?=\s*(?:[-*+]|\d{1,3}[.)])\s))")
 NO_END = re.compile(
     r"(?:\b(?:e\.g|i\.e|etc|cf|vs|approx|incl|no|fig|dr|mr|mrs|st|[A-Za-z])|(?:^|\s)\d{1,3})\.$", re.IGNORECASE
 )

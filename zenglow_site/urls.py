@@ -21,6 +21,7 @@ urlpatterns = [
     path("", include("ops.pages.urls")),
     path("", include("zenglow_site.accounts")),
     path("", include("rag.pages.urls")),
+    path("", include("voice.pages.urls")),
     path("favicon.ico", favicon, name="favicon"),
     path("admin/", admin.site.urls),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from pytest_django.fixtures import Settings
 
 from voice.engines import espeak
 from voice.engines.contracts import SpeechToText, TextToSpeech
@@ -24,3 +25,9 @@ def mouth() -> Iterator[TextToSpeech]:
     engine = SpeakingPool("espeak-ng", espeak.MODULE, voices=tuple(espeak.VOICES), sample_rate_hz=espeak.SAMPLE_RATE_HZ)
     yield engine
     engine.close()
+
+
+@pytest.fixture
+def keys_off(settings: Settings) -> None:
+    settings.ENABLE_API_KEYS = False
+    settings.ALLOW_ANONYMOUS = False

@@ -82,4 +82,6 @@ def test_no_sentence_is_too_long_to_be_said(text: str) -> None:
 def test_a_sentence_is_given_as_soon_as_the_next_begins() -> None:
     sentences = Sentences()
     assert list(sentences.take("It is cold")) == []
-    assert list(sentences.take(". It")) == ["It is cold."]
+    assert list(sentences.take(".")) == []
+    assert list(sentences.take(" [1]")) == []  # its citation belongs to it
+    assert list(sentences.take(" It")) == ["It is cold. [1]"]

@@ -40,7 +40,7 @@ class SileroVad:
         self._context = np.zeros((1, CONTEXT_SAMPLES), np.float32)
 
     def __call__(self, frame: bytes) -> float:
-        samples = np.frombuffer(frame, "<i2").astype(np.float32)[np.newaxis] / 32768
+        samples: Any = np.frombuffer(frame, "<i2").astype(np.float32)[np.newaxis] / 32768
         if samples.shape[1] != self.frame_samples:
             raise ValueError(f"A frame has {self.frame_samples} samples, not {samples.shape[1]}.")
         samples = np.concatenate([self._context, samples], axis=1)

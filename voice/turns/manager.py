@@ -168,10 +168,12 @@ class Times:
     """Longest waits, in milliseconds."""
 
     final_transcript_ms: float = 3_000
-    """For the final transcript once the silence was long enough; then the partial one counts."""
+    """For more of the transcript once the silence was long enough; then what was heard so far counts."""
+    first_words_ms: float = 30_000
+    """The same while nothing was heard at all: the ears have a patience of their own, and tell when they give up."""
     floor_ms: float = 700
     """Speech over the agent's voice that goes on for so long wants the floor, whatever it is."""
-    verdict_ms: float = 4_000
+    verdict_ms: float = 8_000
     """For the transcript of what was said over the agent's voice; then it was noise."""
     thinking_ms: float = 60_000
     speaking_ms: float = 600_000
@@ -189,6 +191,8 @@ class Situation:
     text: str = ""
     is_final: bool = False
     silent_since_ms: float = 0.0
+    heard_at_ms: float = 0.0
+    """When the ears told of something last."""
     deadline_ms: float | None = None
     holds: bool = False
     """The rest of an interrupted answer."""
@@ -239,7 +243,7 @@ class TurnManager:
                 return replace(now, text=text, is_final=False), []
             case Heard(text, is_final) if text.strip():
                 return self._wait_for_more(replace(now, text=text, is_final=is_final, silent_since_ms=at)), []
-            case Committed() if now.is_speaking or now.text.strip():
+            case Committed():
                 return self._commit(now, at)
             case Tick() if now.is_speaking and _is_due(now, at):
                 return self._commit(now, at)
@@ -255,7 +259,7 @@ class TurnManager:
             case SpeechStarted() if not now.is_committed:
                 return replace(now, state=State.LISTENING, is_speaking=True, deadline_ms=at + self.times.turn_ms), []
             case Heard(text, is_final):
-                later = replace(now, text=text, is_final=is_final)
+                later = replace(now, text=text, is_final=is_final, heard_at_ms=at)
                 return self._end_if_due(later if now.is_committed else self._wait_for_more(later), at)
             case Tick():
                 return self._end_if_due(now, at)
@@ -374,8 +378,10 @@ class TurnManager:
     def _end_if_due(self, now: Situation, at: float) -> Step:
         if now.state is not State.ENDPOINTING or not _is_due(now, at):
             return now, []
-        overdue_ms = at - (now.deadline_ms or at)
-        if not now.is_final and overdue_ms < self.times.final_transcript_ms:
+        due_ms = at if now.deadline_ms is None else now.deadline_ms
+        overdue_ms = at - max(due_ms, now.heard_at_ms)
+        patience_ms = self.times.final_transcript_ms if now.text.strip() else self.times.first_words_ms
+        if not now.is_final and overdue_ms < patience_ms:
             return now, []
         return self._end_of_turn(now, at)
 

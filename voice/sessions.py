@@ -1,0 +1,137 @@
+"""The voice sessions of this process: who may begin one, and which wait for a lost connection."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from django.conf import settings
+
+from ops.contracts.principal import Principal
+from ops.contracts.problems import NotFound, Unavailable
+from voice import metrics
+from voice.installed import (
+    judge_of_interruptions,
+    speech_to_text,
+    text_to_speech,
+    voice_activity,
+)
+from voice.session import Options, Parts, VoiceSession
+from voice.vocabulary.service import vocabulary_for
+
+logger = logging.getLogger(__name__)
+
+SESSIONS_PER_CORE = 4
+RETRY_AFTER_S = 15
+
+_sessions: dict[VoiceSession, asyncio.Task[None]] = {}
+_beginning = 0
+
+
+def capacity() -> int:
+    """Sessions that this process takes at once."""
+    return settings.VOICE_MAX_SESSIONS or SESSIONS_PER_CORE * (os.cpu_count() or 1)
+
+
+def open_sessions() -> int:
+    return len(_sessions) + _beginning
+
+
+def refuse_when_full() -> None:
+    """Raises `Unavailable`, with the time after which to try again."""
+    if open_sessions() >= capacity():
+        metrics.REFUSED.inc()
+        raise Unavailable(
+            f"All {capacity()} places for spoken conversations are taken. Try again in a moment, or ask in writing.",
+            retry_after_s=RETRY_AFTER_S,
+        )
+
+
+async def begin(
+    principal: Principal, options: Options, in_thread: Callable[..., Any], charge: Callable[[], Any]
+) -> VoiceSession:
+    """A new session, running. Raises `Unavailable`: no room, or no engine."""
+    global _beginning
+    refuse_when_full()
+    _beginning += 1
+    try:
+        parts = await in_thread(_parts)(options.collection)
+    finally:
+        _beginning -= 1
+    session = VoiceSession(principal, options, parts, charge)
+    _sessions[session] = asyncio.create_task(_run(session))
+    metrics.SESSIONS.inc()
+    return session
+
+
+def find(token: str, principal: Principal) -> VoiceSession:
+    """The session that waits for its connection to come back. Raises `NotFound`."""
+    for session in _sessions:
+        if hmac.compare_digest(session.token, token) and _same(session.principal, principal) and not session.is_over:
+            return session
+    raise NotFound("That session is over. Begin a new one.")
+
+
+async def wait_or_end(session: VoiceSession) -> None:
+    """End a session that lost its connection, unless it is back in time."""
+    await asyncio.sleep(settings.VOICE_RESUME_S)
+    if session.outlet is None:
+        session.end()
+
+
+async def end_all() -> None:
+    """End every session of this event loop, and wait until they are gone."""
+    loop = asyncio.get_running_loop()
+    tasks = [task for task in _sessions.values() if task.get_loop() is loop]
+    for session in list(_sessions):
+        session.end()
+    for task in tasks:
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def _run(session: VoiceSession) -> None:
+    try:
+        await session.run()
+    except Exception:
+        logger.exception("A voice session failed")
+        outlet = session.outlet
+        if outlet is not None:
+            with suppress(Exception):
+                await outlet.send_json(
+                    {
+                        "type": "error",
+                        "seq": 1,
+                        "code": "session-failed",
+                        "fatal": True,
+                        "detail": "This is a fault of the server. Begin a new session.",
+                    }
+                )
+    finally:
+        session.is_over = True
+        _sessions.pop(session, None)
+        metrics.SESSIONS.dec()
+        if session.on_over is not None:
+            session.on_over()
+
+
+def _same(one: Principal, other: Principal) -> bool:
+    return (one.kind, one.name, one.user_id) == (other.kind, other.name, other.user_id)
+
+
+def _parts(collection: str) -> Parts:
+    hear, speak = speech_to_text(collection), text_to_speech(collection)
+    judge = judge_of_interruptions(collection)
+    return Parts(
+        hear=hear.engine,
+        speak=speak.engine,
+        detector=voice_activity(),
+        judge=judge,
+        vocabulary=vocabulary_for(collection) if hear.engine.name == "pocketsphinx" else None,
+        labels={"stt": hear.label, "tts": speak.label, "interruption": judge.name},
+    )
