@@ -17,6 +17,7 @@ urlpatterns = [
     path("registry/", include("models_registry.api.urls")),
     path("health/models", ModelsHealthView.as_view(), name="health-models"),
     path("rag/", include("rag.api.urls")),
+    path("leonardo/", include("voice.api.urls")),
     path("", include("ops.api.urls")),
     path("", include("ops.pages.urls")),
     path("", include("zenglow_site.accounts")),

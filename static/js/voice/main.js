@@ -60,7 +60,7 @@ class Conversation {
   }
 
   captured({ pcm, level }) {
-    view.level(this.muted ? 0 : level);
+    if (!this.sounds) view.level(this.muted ? 0 : level);
     if (this.muted || (!by("hands-free").checked && !this.holding)) return;
     this.session?.sendSound(pcm);
   }
@@ -68,6 +68,7 @@ class Conversation {
   played({ position, level, playing }) {
     this.session.send("audio.ack", { position });
     view.played(position);
+    this.sounds = playing;
     if (playing) view.level(level);
   }
 
