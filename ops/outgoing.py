@@ -82,6 +82,13 @@ def ensure_allowed(url: str) -> None:
     _judged(_parsed(url), resolve)
 
 
+def addresses_of(url: str) -> list[str]:
+    """The addresses that a URL may be called at just now, for programs that connect by themselves: to one of these,
+    under the name in the URL. Raises `OutgoingRefusedError`.
+    """
+    return _judged(_parsed(url), resolve)
+
+
 def resolve(host: str, port: int) -> list[str]:
     """The addresses of a name, as the system finds them. Raises ``OSError``."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)

@@ -491,3 +491,6 @@ class FeedbackAdmin(ReadOnlyAdmin):
     paginator = LatestRows
     show_full_result_count = False
     date_hierarchy = "created_at"
+
+
+from rag import sources_admin  # noqa: E402, F401

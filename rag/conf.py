@@ -222,6 +222,62 @@ declare(
         maximum=4 * 1024 * 1024 * 1024,
     ),
     Variable(
+        "RAG_SOURCE_FOLDERS",
+        Kind.LIST,
+        "Folders of this machine that sources may read, with all below them; without any, no source may be a folder.",
+        default=(),
+        risk=lambda value, stage: (
+            "RAG_SOURCE_FOLDERS opens the whole machine to whoever makes sources: name the folders that are meant."
+            if "/" in value
+            else None
+        ),
+    ),
+    Variable(
+        "RAG_SOURCE_SECRETS_DIR",
+        Kind.PATH,
+        "Folder with one file for each secret that sources name: a token of a Git server, the keys of a bucket.",
+    ),
+    Variable(
+        "RAG_SOURCE_MAX_ITEMS",
+        Kind.INTEGER,
+        "Most documents of one source; what goes beyond is left out, and the source says so.",
+        default=100_000,
+        minimum=1,
+        maximum=10_000_000,
+    ),
+    Variable(
+        "RAG_SOURCE_TIMEOUT_S",
+        Kind.INTEGER,
+        "Longest look at a source, in seconds; the next one goes on. Below the hour after which a task counts as lost.",
+        default=3000,
+        minimum=10,
+        maximum=3500,
+    ),
+    Variable(
+        "RAG_SOURCE_FETCH_TIMEOUT_S",
+        Kind.FLOAT,
+        "Longest time for one page or object of a source, in seconds.",
+        default=30,
+        minimum=1,
+        maximum=600,
+    ),
+    Variable(
+        "RAG_SOURCE_WEB_DELAY_S",
+        Kind.FLOAT,
+        "Pause between two requests to a web site, in seconds, where neither the source nor robots.txt says more.",
+        default=1,
+        minimum=0,
+        maximum=60,
+    ),
+    Variable(
+        "RAG_SOURCE_GIT_MAX_BYTES",
+        Kind.INTEGER,
+        "Largest pack that may be fetched of a Git repository, in bytes.",
+        default=1024 * 1024 * 1024,
+        minimum=1024 * 1024,
+        maximum=1024 * 1024 * 1024 * 1024,
+    ),
+    Variable(
         "RAG_BULK_MAX_DOCUMENTS",
         Kind.INTEGER,
         "Most documents of one bulk request.",

@@ -479,6 +479,99 @@ class IndexItem(models.Model):
         return self.document_id
 
 
+class SourceKind(models.TextChoices):
+    FOLDER = "folder", "folder of this machine"
+    WEB = "web", "web pages"
+    GIT = "git", "Git repository"
+    S3 = "s3", "S3 bucket"
+
+
+class SourceOutcome(models.TextChoices):
+    """How the last look at a source ended. ``PARTIAL``: some of it could not be read, and stays as it was."""
+
+    NEVER = "never", "not looked at yet"
+    OK = "ok", "all is well"
+    PARTIAL = "partial", "in part"
+    FAILED = "failed"
+
+
+class Source(models.Model):
+    """A place that documents are fetched from again and again. The services in `rag.sources` are the only writers.
+
+    ``running_until`` is in the future while somebody looks: who dies is overtaken then. ``preview`` is what the last
+    dry run found.
+    """
+
+    name = models.CharField(max_length=64, unique=True, validators=[validate_slug])
+    collection = models.ForeignKey(Collection, on_delete=models.CASCADE, related_name="sources")
+    kind = models.CharField(max_length=16, choices=SourceKind.choices)
+    location = models.TextField(help_text="A folder's path, an address, or s3://bucket/prefix.")
+    options = models.JSONField(default=dict, blank=True, help_text="What the kind of source takes; see the guide.")
+    secret = models.CharField(
+        max_length=64, blank=True, help_text="Name of a file in RAG_SOURCE_SECRETS_DIR with what opens the place."
+    )
+    access_groups = ArrayField(
+        models.CharField(max_length=150),
+        default=list,
+        blank=True,
+        help_text="Groups that may read its documents; empty: the collection's default.",
+    )
+    metadata = models.JSONField(default=dict, blank=True, help_text="Given to each of its documents.")
+    interval_minutes = models.PositiveIntegerField(
+        default=60, validators=[MaxValueValidator(525_600)], help_text="How often it is looked at; 0: only when asked."
+    )
+    is_paused = models.BooleanField(default=False)
+    outcome = models.CharField(
+        max_length=16, choices=SourceOutcome.choices, default=SourceOutcome.NEVER, editable=False
+    )
+    error = models.TextField(blank=True, editable=False, help_text="Why the last look failed or is incomplete.")
+    failures_in_a_row = models.PositiveIntegerField(default=0, editable=False)
+    tally = models.JSONField(default=dict, editable=False, help_text="What the last look came to.")
+    preview = models.JSONField(null=True, editable=False)
+    last_run = models.ForeignKey(IndexRun, on_delete=models.SET_NULL, null=True, editable=False, related_name="+")
+    started_at = models.DateTimeField(null=True, editable=False)
+    finished_at = models.DateTimeField(null=True, editable=False)
+    next_run_at = models.DateTimeField(null=True, editable=False)
+    running_until = models.DateTimeField(null=True, editable=False)
+    created_by = models.CharField(max_length=200, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ("name",)
+        indexes = (models.Index(fields=("next_run_at",), name="rag_source_due"),)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def root(self) -> str:
+        """What `Document.source_root` says of its documents."""
+        return f"source:{self.pk}"
+
+    @property
+    def is_running(self) -> bool:
+        return self.running_until is not None and self.running_until > timezone.now()
+
+
+class SourceItem(models.Model):
+    """What was found at a path of a source: what tells whether it has changed, and why it could not be read."""
+
+    id = models.BigAutoField(primary_key=True)
+    source = models.ForeignKey(Source, on_delete=models.CASCADE, related_name="items")
+    path = models.TextField()
+    revision = models.TextField(blank=True)
+    links = models.JSONField(default=list)
+    fault = models.TextField(blank=True)
+    seen_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("source", "path"), name="rag_source_item_path"),)
+        indexes = (models.Index(fields=("source",), condition=~models.Q(fault=""), name="rag_source_item_with_fault"),)
+
+    def __str__(self) -> str:
+        return self.path
+
+
 class IdempotentRequest(models.Model):
     """A request that carried an ``Idempotency-Key``, with its answer: the same request again gets the same answer.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from django.db.models import Q, QuerySet
+from django.db.models import Count, Q, QuerySet
 
 from ops.contracts.principal import Principal
-from rag.models import Collection, Document, IndexItem, IndexRun
+from rag.models import Collection, Document, DocumentState, IndexItem, IndexRun
 
 
 def open_collections(principal: Principal) -> QuerySet[Collection]:
@@ -43,6 +43,24 @@ def visible_items(run: IndexRun, principal: Principal) -> QuerySet[IndexItem]:
     if principal.sees_all_groups or run.started_by == principal.name:
         return run.items.all()
     return run.items.filter(Q(access_groups=[]) | Q(access_groups__overlap=sorted(principal.groups)))
+
+
+def with_counts(listed: list[Collection], principal: Principal) -> list[Collection]:
+    """The collections with ``documents``: how many the principal may read, by state."""
+    counted = (
+        readable_documents(principal)
+        .filter(collection__in=listed)
+        .order_by()
+        .values_list("collection_id", "state")
+        .annotate(count=Count("id"))
+    )
+    by_collection: dict[int, dict[str, int]] = {}
+    for collection_id, state, count in counted:
+        by_collection.setdefault(collection_id, {})[state] = count
+    for collection in listed:
+        found = by_collection.get(collection.id, {})
+        collection.documents_by_state = {state: found.get(state, 0) for state in DocumentState.values}  # type: ignore[attr-defined]
+    return listed
 
 
 def _open_by_default(principal: Principal) -> Q:

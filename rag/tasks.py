@@ -152,3 +152,20 @@ def sweep_ann() -> None:
 def purge_query_log() -> None:
     """Forget queries that are older than ``RAG_QUERY_LOG_RETENTION_DAYS``."""
     query_log.purge(timezone.now())
+
+
+@shared_task(name="rag.start_due_sources")
+def start_due_sources() -> None:
+    """Look at the sources whose time has come. One that is queued twice is looked at once: the first claims it."""
+    from rag.sources import service as sources
+
+    for number in sources.due(timezone.now()):
+        sync_source.delay(number)
+
+
+@shared_task(name="rag.sync_source")
+def sync_source(number: int, *, dry_run: bool = False, may_be_empty: bool = False) -> None:
+    """Look at a source. What came of it stands in its row."""
+    from rag.sources import service as sources
+
+    sources.perform(number, dry_run=dry_run, may_be_empty=may_be_empty)

@@ -178,6 +178,7 @@ CELERY_BEAT_SCHEDULE = {
     name: {"task": name, "schedule": every_s, "options": {"expires": every_s}}
     for name, every_s in {
         "rag.resume_index_runs": 30.0,
+        "rag.start_due_sources": 30.0,
         "rag.resume_evaluations": 30.0,
         "rag.fold_lexical_totals": 300.0,
         "rag.complete_vectors": 600.0,
@@ -248,6 +249,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PARSER_CLASSES": ["ops.api.parsing.StrictJSONParser"],
     "DEFAULT_SCHEMA_CLASS": "ops.api.schema.Schema",
     "EXCEPTION_HANDLER": "ops.api.problems.exception_handler",
+    "URL_FORMAT_OVERRIDE": None,  # what an answer is written in is asked for by Accept
     "UNAUTHENTICATED_USER": None,
 }
 SPECTACULAR_SETTINGS = {
@@ -273,6 +275,8 @@ SPECTACULAR_SETTINGS = {
         "FeedbackKindEnum": "rag.models.FeedbackKind",
         "TurnRoleEnum": "rag.api.answers.ROLES",
         "RoleEnum": "models_registry.models.Role",
+        "SourceKindEnum": "rag.models.SourceKind",
+        "SourceOutcomeEnum": "rag.models.SourceOutcome",
     },
 }
 

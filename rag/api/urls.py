@@ -6,11 +6,15 @@ from rag.api.ann import AnnConfigsView
 from rag.api.answers import QueryView
 from rag.api.feedback import FeedbackView
 from rag.api.search import Query2View
+from rag.api.sources import SourcesView, SourceView, SyncView
 
 urlpatterns = [
     path("", include("rag.api.documents.urls")),
     path("collections/<str:slug>/ann", AnnConfigsView.as_view(), name="ann-configs-api"),
     path("feedback", FeedbackView.as_view(), name="feedback"),
     path("query", QueryView.as_view(), name="query"),
+    path("sources", SourcesView.as_view(), name="sources-api"),
+    path("sources/<str:name>", SourceView.as_view(), name="source-api"),
+    path("sources/<str:name>/sync", SyncView.as_view(), name="source-sync-api"),
     path("query2", Query2View.as_view(), name="query2"),
 ]

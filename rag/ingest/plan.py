@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -170,11 +170,17 @@ def as_offered(offered: Offer | IndexItem) -> dict[str, Any]:
 
 
 def plan(
-    recipe: Recipe, offers: Iterable[Offer], *, roots: Sequence[str] = (), unread: Sequence[str] = ()
+    recipe: Recipe,
+    offers: Iterable[Offer],
+    *,
+    roots: Sequence[str] = (),
+    unread: Sequence[str] = (),
+    kept: Set[str] = frozenset(),
 ) -> Iterator[Planned]:
     """Each offer with what is to be done; then the documents that were found in ``roots`` before and are gone.
 
-    What came from a source in ``unread``, or from below it, is not gone. It is looked at after the last offer.
+    What came from a source in ``unread``, or from below it, is not gone, nor is a document whose id is in ``kept``.
+    Both are looked at after the last offer.
     """
     offered_ids: set[str] = set()
     unread_sources: set[str] = set()
@@ -195,7 +201,7 @@ def plan(
                 for record in record_batch:
                     yield _first_only(_compare(recipe, record, known_records), offered_ids)
     if roots:
-        yield from _vanished(recipe.collection_id, roots, offered_ids, unread_sources.union(unread))
+        yield from _vanished(recipe.collection_id, roots, offered_ids.union(kept), unread_sources.union(unread))
 
 
 def _batches(offers: Iterable[Offer]) -> Iterator[list[Offer]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -59,11 +59,16 @@ class Diff:
 
 
 def diff(
-    collection: Collection, offers: Iterable[Offer], *, roots: Sequence[str] = (), unread: Sequence[str] = ()
+    collection: Collection,
+    offers: Iterable[Offer],
+    *,
+    roots: Sequence[str] = (),
+    unread: Sequence[str] = (),
+    kept: Set[str] = frozenset(),
 ) -> Diff:
     """What `start_run` would do. Nothing is written and nothing but JSON Lines is parsed."""
     found = Diff()
-    for planned in plan(Recipe.of(collection), offers, roots=roots, unread=unread):
+    for planned in plan(Recipe.of(collection), offers, roots=roots, unread=unread, kept=kept):
         found.counts[planned.state] += 1
         if planned.state != ItemState.UNCHANGED:
             found.changes.append((planned.state, planned.offer.document_id, planned.reason))
@@ -78,19 +83,20 @@ def start_run(
     *,
     roots: Sequence[str] = (),
     unread: Sequence[str] = (),
+    kept: Set[str] = frozenset(),
     enqueue: bool = True,
 ) -> IndexRun:
     """Record what is to be indexed and hand it to the workers; what is unchanged is finished already.
 
     Documents found in ``roots`` before that are not offered now are removed, unless they came from below a source in
-    ``unread`` (see `plan`). Without ``enqueue`` the caller works the
+    ``unread`` or are in ``kept`` (see `plan`). Without ``enqueue`` the caller works the
     run off with `process_batch`. Raises `Unprocessable` and `Unavailable` for a collection that can't be indexed now,
     such as when the disk is full; then nothing is left of the run.
     """
     recipe = Recipe.of(collection)
     run = runs.create_run(collection, principal.name, origin)
     try:
-        _collect(run, plan(recipe, offers, roots=roots, unread=unread))
+        _collect(run, plan(recipe, offers, roots=roots, unread=unread, kept=kept))
         with transaction.atomic():
             runs.open_run(run)
             audit.record(

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
-from django.db.models import Count, Q
+from django.db.models import Q
 from django.http import HttpResponse, QueryDict
 from django.urls import reverse
 from django.utils.http import content_disposition_header
@@ -60,7 +60,7 @@ from rag.ingest import originals, service
 from rag.ingest.originals import OriginalError
 from rag.ingest.plan import Offer
 from rag.models import SLUG_PATTERN, Collection, Document, DocumentState, IndexRun
-from rag.readable import open_collections, readable_documents, visible_items, visible_runs
+from rag.readable import open_collections, readable_documents, visible_items, visible_runs, with_counts
 
 TAGS = ["documents"]
 
@@ -124,7 +124,7 @@ class CollectionsView(APIView):
         principal = principal_of(request)
         pages = CollectionPages()
         page = pages.paginate_queryset(open_collections(principal), request, self) or []
-        return pages.get_paginated_response(CollectionSerializer(_with_counts(page, principal), many=True).data)
+        return pages.get_paginated_response(CollectionSerializer(with_counts(page, principal), many=True).data)
 
     @extend_schema(
         operation_id="create_collection",
@@ -142,7 +142,7 @@ class CollectionsView(APIView):
         if not principal.may_touch(slug):
             raise Forbidden(f"Your key may not touch a collection '{slug}'.")
         made = collections.create_collection(slug, principal, **given)
-        body = CollectionSerializer(_with_counts([made], principal)[0]).data
+        body = CollectionSerializer(with_counts([made], principal)[0]).data
         return Response(body, status=201, headers={"Location": reverse("collection-api", args=[slug])})
 
 
@@ -155,7 +155,7 @@ class CollectionDetailView(APIView):
         checked(NoQuerySerializer, request)
         principal = principal_of(request)
         collection = _collection(principal, slug)
-        return Response(CollectionSerializer(_with_counts([collection], principal)[0]).data)
+        return Response(CollectionSerializer(with_counts([collection], principal)[0]).data)
 
     @extend_schema(
         operation_id="update_collection",
@@ -171,7 +171,7 @@ class CollectionDetailView(APIView):
         updated = collections.update_collection(
             _collection(principal, slug), principal, **_validated(CollectionSettingsSerializer, request)
         )
-        shown = _with_counts([updated.collection], principal)[0]
+        shown = with_counts([updated.collection], principal)[0]
         shown.index_run = updated.run  # type: ignore[attr-defined]
         body = UpdatedCollectionSerializer(shown).data
         if updated.run is None:
@@ -412,24 +412,6 @@ def _printable(document_id: str) -> str:
     if not document_id.isprintable():
         raise NotFound(f"There is no document {document_id!r}.")
     return document_id
-
-
-def _with_counts(listed: list[Collection], principal: Principal) -> list[Collection]:
-    """The collections with ``documents``: how many the principal may read, by state."""
-    counted = (
-        readable_documents(principal)
-        .filter(collection__in=listed)
-        .order_by()
-        .values_list("collection_id", "state")
-        .annotate(count=Count("id"))
-    )
-    by_collection: dict[int, dict[str, int]] = {}
-    for collection_id, state, count in counted:
-        by_collection.setdefault(collection_id, {})[state] = count
-    for collection in listed:
-        found = by_collection.get(collection.id, {})
-        collection.documents_by_state = {state: found.get(state, 0) for state in DocumentState.values}  # type: ignore[attr-defined]
-    return listed
 
 
 def _body(request: Request) -> Any:
