@@ -16,6 +16,7 @@ class RagConfig(AppConfig):
         from models_registry.serving import register_loader
         from models_registry.space_builds import register_space_builder
         from models_registry.tuning import register_evaluator, register_preview
+        from ops.api.problems import register_shape
         from ops.contracts.health import register_health_check
         from rag import checks, spaces, supabase_key  # noqa: F401  (checks registers the system checks)
         from rag.ann.past import indexes_at
@@ -26,6 +27,7 @@ class RagConfig(AppConfig):
         from rag.measures import register_measures
         from rag.milvus import outbox
         from rag.models import Collection
+        from rag.openai_api.errors import error_body
         from rag.pipeline import rankers
         from rag.pipeline.retrieval import check_retrieval
         from rag.preview import PipelinePreview
@@ -44,6 +46,7 @@ class RagConfig(AppConfig):
         register_preview(PipelinePreview())
         register_evaluator(JudgedEvaluator())
         register_space_builder(RetrievalSpaces())
+        register_shape("/v1/", error_body)
         register_measures()
         register_diagnoses()
         register_health_check("models", check_live_models, critical=True)

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any
 
@@ -50,10 +50,20 @@ logger = logging.getLogger(__name__)
 API_PREFIXES = ("/rag/", "/registry/", "/metrics", "/health/", "/config/", "/leonardo/", "/v1/", "/api/schema", "/mcp")
 """Paths that programs call: their errors are always problem details."""
 
+Shape = Callable[[Problem, str], dict[str, Any]]
+"""A problem and the request's id as the JSON object of an API that is not ours."""
+
+_shapes: dict[str, Shape] = {}
+
 RETRY_AFTER_S = 5
 """When to come back after the database, Redis or the task queue could not be reached."""
 
 AUTHENTICATE = 'Bearer realm="ZenGlow"'
+
+
+def register_shape(prefix: str, shape: Shape) -> None:
+    """Have errors below ``prefix`` answered in another protocol's shape, as the clients of that protocol expect."""
+    _shapes[prefix] = shape
 
 
 def is_api_path(request: HttpRequest) -> bool:
@@ -199,6 +209,10 @@ def _flatten(detail: Any, path: str = "") -> dict[str, str]:
 
 
 def _json(request: HttpRequest, problem: Problem) -> HttpResponse:
+    for prefix, shape in _shapes.items():
+        if request.path.startswith(prefix):
+            body = shape(problem, request_id_of(request))
+            return HttpResponse(json.dumps(body, default=str), status=problem.status, content_type="application/json")
     body = problem.as_dict(request_id=request_id_of(request), instance=request.path)
     return HttpResponse(json.dumps(body, default=str), status=problem.status, content_type=CONTENT_TYPE)
 

@@ -27,7 +27,11 @@ class ProblemSerializer(serializers.Serializer[Any]):
 
 
 class Schema(AutoSchema):
-    """Adds the scope to each description and the problem responses to each operation."""
+    """Adds the scope to each description and the problem responses to each operation.
+
+    A view whose errors have another shape (`ops.api.problems.register_shape`) names its serializer and media type as
+    ``problem_schema``.
+    """
 
     def get_description(self) -> str:  # type: ignore[override]
         own = super().get_description() or ""
@@ -41,10 +45,11 @@ class Schema(AutoSchema):
 
     def _get_response_bodies(self, direction: Literal["request", "response"] = "response") -> dict[str, Any]:
         bodies: dict[str, Any] = super()._get_response_bodies(direction=direction)
+        shape, media_type = getattr(self.view, "problem_schema", (ProblemSerializer, CONTENT_TYPE))
         for status, description in self._problems().items():
             if status not in bodies:
                 body = self._get_response_for_code(  # type: ignore[no-untyped-call]
-                    ProblemSerializer, status, media_types=[CONTENT_TYPE]
+                    shape, status, media_types=[media_type]
                 )
                 bodies[status] = body | {"description": description}
         return bodies

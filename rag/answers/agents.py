@@ -34,3 +34,8 @@ def agent_of(slug: str | None) -> AgentView:
     if slug is None or slug == EXTRACTIVE:
         return QUOTES
     raise NotFound(f"There is no agent '{slug}'. GET /registry/agents lists them.")
+
+
+def all_agents() -> tuple[AgentView, ...]:
+    """Every agent that can be named, the default one first."""
+    return (QUOTES,)
