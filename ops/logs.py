@@ -50,6 +50,8 @@ def logging_configuration(
             "django.channels.server": {"level": "WARNING"},
             "daphne": {"level": "WARNING"},
             "httpx": {"level": "WARNING"},
+            # It tells of each exchange that a session manager began with it and ended.
+            "mcp": {"level": "WARNING"},
             # Tasks have a line of their own, with the ids of the request that wanted them: `ops.task_context`.
             "celery": {"level": "WARNING"},
             # It misses the host name in the address of a socket file.

@@ -4,6 +4,7 @@ from django.contrib import admin
 from django.urls import include, path
 
 from models_registry.api.health import ModelsHealthView
+from rag.mcp.views import McpView
 from zenglow_site.icon import favicon
 
 handler400 = "ops.api.problems.bad_request"
@@ -18,6 +19,8 @@ urlpatterns = [
     path("health/models", ModelsHealthView.as_view(), name="health-models"),
     path("rag/", include("rag.api.urls")),
     path("leonardo/", include("voice.api.urls")),
+    path("mcp", McpView.as_view(), name="mcp"),
+    path("v1/", include("rag.openai_api.urls")),
     path("", include("ops.api.urls")),
     path("", include("ops.pages.urls")),
     path("", include("zenglow_site.accounts")),
