@@ -22,6 +22,7 @@ from rag.models import Collection, EvaluationRun
 from rag.pipeline.features import FEATURES
 from rag.pipeline.ltr import load_ranker
 from rag.pipeline.search import SearchRequest, search
+from rag.recipes import ltr
 from tests.rag.evaluation.support import judge, judged_subject
 from tests.rag.pipeline.support import Text, fill
 
@@ -188,6 +189,18 @@ class TestEvaluate:
         assert f"{EvaluationRun.objects.get().metrics['pipeline']['ndcg@10']:.4f}" in report
         assert "can't be written" in refused("evaluate", "--collection", "bees", "--html", tmp_path / "no" / "folder")
         assert EvaluationRun.objects.count() == 1
+
+    def test_it_says_what_each_part_of_the_ranking_is_worth(self, judged: list[Collection]) -> None:
+        both = ("evaluate", "--collection", "bees", "--collection", "bake", "--ablate")
+        text = run(*both)
+        assert "Ablation: the linear ranker, trained on the other collections" in text.splitlines()
+        figures = json.loads(run(*both, "--json"))
+        assert [one["collection"] for one in figures["runs"]] == ["bees", "bake"]
+        assert next(iter(figures["ablation"])) == ltr.FULL
+        for row in figures["ablation"].keys() - {ltr.FULL}:
+            assert f"{row} against {ltr.FULL}" in text
+        assert "name at least two" in refused("evaluate", "--collection", "bees", "--ablate")
+        assert "name at least two" in refused(*both[:3], "--collection", "bees", "--ablate")
 
     def test_in_sample_figures_are_labelled(self, judged: list[Collection]) -> None:
         shipped = ModelVersion.objects.filter(model__name="ltr-default-linear").order_by("-number")[0]

@@ -25,7 +25,9 @@ from rag.management.evaluations import (
     metrics_table,
     title,
 )
+from rag.management.judged import compared, read_judged, show_figures
 from rag.models import EvaluationRun
+from rag.recipes import ltr
 
 
 class Command(BaseCommand):
@@ -45,8 +47,16 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="print the figures as JSON")
         parser.add_argument("--html", type=Path, metavar="FILE", help="also write a report with plots, in one file")
 
+        parser.add_argument(
+            "--ablate",
+            action="store_true",
+            help="also measure the linear ranker without each of its parts, on collections that it never saw",
+        )
+
     def handle(self, **options: Any) -> None:
         slugs: Sequence[str] = options["collection"]
+        if options["ablate"] and len(set(slugs)) < 2:
+            raise CommandError("--ablate compares on unseen collections: name at least two.", returncode=2)
         runs: list[EvaluationRun] = []
         try:
             baselines = _baselines(slugs, options["baseline_run"])
@@ -56,6 +66,7 @@ class Command(BaseCommand):
                 for slug in slugs:
                     runs.append(evaluate(slug, bar(slug), label=options["label"]))  # noqa: PERF401
             comparisons = {run.pk: _comparisons(run, baselines.get(run.collection)) for run in runs}
+            ablation = self._ablation(slugs) if options["ablate"] else {}
         except Problem as problem:
             raise CommandError(str(problem), returncode=2) from problem
         if options["html"]:
@@ -63,7 +74,10 @@ class Command(BaseCommand):
             options["html"].write_text(report, encoding="utf-8")
             self.stderr.write(f"The report is in {options['html']}.")
         if options["json"]:
-            self.stdout.write(json.dumps([_figures(run, comparisons[run.pk]) for run in runs], indent=2))
+            figures: Any = [_figures(run, comparisons[run.pk]) for run in runs]
+            if ablation:
+                figures = {"runs": figures, "ablation": ltr.means(ablation)}
+            self.stdout.write(json.dumps(figures, indent=2))
             return
         out = console(self.stdout)
         for run in runs:
@@ -73,6 +87,16 @@ class Command(BaseCommand):
                 out.print(comparison_text(comparison), soft_wrap=True)
         if len(runs) > 1:
             out.print(_macro(runs), soft_wrap=True)
+        if ablation:
+            show_figures(out, "Ablation: the linear ranker, trained on the other collections", ltr.means(ablation))
+            for row in ablation.keys() - {ltr.FULL}:
+                out.print(compared(ablation, row, ltr.FULL), soft_wrap=True)
+
+    def _ablation(self, slugs: Sequence[str]) -> ltr.Scores:
+        with progress(self.stderr) as bar:
+            _, groups = read_judged(slugs, bar)
+            bar("Training without each part")
+            return ltr.ablation(groups)
 
 
 def _check_writable(file: Path) -> None:

@@ -13,23 +13,16 @@ import numpy as np
 import scipy
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
-from rich.console import Console
-from rich.table import Table
 
 from models_registry import training
 from models_registry.live import view
 from models_registry.models import Slot, TrainingRun
 from ops.contracts.principal import SYSTEM
-from ops.contracts.problems import Problem
 from ops.terminal import console, progress
 from rag.evaluation.run import code_revision
-from rag.evaluation.significance import compare
+from rag.management.judged import Figures, compared, read_judged, show_figures
 from rag.pipeline.ltr import LightGbmRanker, LinearRanker
 from rag.recipes import ltr
-from rag.recipes.judged import read_collection
-
-MIN_QUERIES = 5
-"""One for each fold."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -38,9 +31,6 @@ REASONS = {
     "linear": "It is significantly better than every simple row, and the trees are not significantly better than it.",
     "simple": "Nothing learned is significantly better than the best simple row, so nothing learned is the default.",
 }
-
-Figures = dict[str, dict[str, float]]
-"""``{row: {collection: nDCG@10}}``."""
 
 
 class Command(BaseCommand):
@@ -52,43 +42,29 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--collection", action="append", required=True, help="slug; may be given several times")
         parser.add_argument("--output", type=Path, help="folder for the models; without it only figures are printed")
-        parser.add_argument(
-            "--ablate",
-            action="store_true",
-            help="also print what each part of the ranking is worth on unseen collections",
-        )
         parser.add_argument("--name", default="ltr-default", help="name of the model that is trained on everything")
 
     def handle(self, **options: Any) -> None:
         started_at = timezone.now()
         slugs: Sequence[str] = options["collection"]
         _check(slugs, options["output"], options["name"])
-        if options["ablate"] and len(slugs) < 2:
-            raise CommandError("--ablate compares on unseen collections: name at least two.", returncode=2)
-        collections = []
         with progress(self.stderr) as bar:
-            for slug in slugs:
-                try:
-                    collections.append(read_collection(slug, bar(f"Reading {slug}")))
-                except Problem as problem:
-                    raise CommandError(str(problem), returncode=2) from problem
+            collections, groups = read_judged(slugs, bar)
             bar("Training")
-            groups = [group for collection in collections for group in _prepare(collection)]
             without, zero_shot = ltr.zero_shot(groups) if len(collections) > 1 else ({}, {})
             in_domain: ltr.Scores = {}
             for slug in slugs:
                 for row, scores in ltr.in_domain(groups, slug).items():
                     in_domain.setdefault(row, {}).update(scores)
             full = ltr.train(groups)
-            ablation = ltr.ablation(groups) if options["ablate"] else {}
         in_sample = ltr.in_sample(groups, full)
         out = console(self.stdout)
         simple = ltr.best_simple(in_domain)
         if zero_shot:
-            _show(out, "Zero-shot: each collection by rankers that never saw it", ltr.means(zero_shot))
+            show_figures(out, "Zero-shot: each collection by rankers that never saw it", ltr.means(zero_shot))
             for row, baseline in (("linear", simple), ("lightgbm", simple), ("lightgbm", "linear")):
-                out.print(_compared(zero_shot, row, baseline))
-        _show(out, "5-fold: each fifth of the queries by rankers trained on the rest", ltr.means(in_domain))
+                out.print(compared(zero_shot, row, baseline))
+        show_figures(out, "5-fold: each fifth of the queries by rankers trained on the rest", ltr.means(in_domain))
         with_memory = "linear" + ltr.WITH_MEMORY
         for row, baseline in (
             ("linear", simple),
@@ -96,12 +72,8 @@ class Command(BaseCommand):
             (with_memory, simple),
             (with_memory, "linear"),
         ):
-            out.print(_compared(in_domain, row, baseline))
-        if ablation:
-            _show(out, "Ablation: the linear ranker on unseen collections", ltr.means(ablation))
-            for row in ablation.keys() - {ltr.FULL}:
-                out.print(_compared(ablation, row, ltr.FULL))
-        _show(out, "In-sample: not to be compared with anything", ltr.means(in_sample))
+            out.print(compared(in_domain, row, baseline))
+        show_figures(out, "In-sample: not to be compared with anything", ltr.means(in_sample))
         best = ltr.best_kind(zero_shot or in_domain)
         out.print(f"Best by held-out queries: {best}. {REASONS[best]}", soft_wrap=True)
         if options["output"]:
@@ -145,40 +117,6 @@ def _check(slugs: Sequence[str], output: Path | None, name: str) -> None:
             output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CommandError(f"{output} can't be made a folder: {error.strerror}.", returncode=2) from error
-
-
-def _prepare(collection: ltr.JudgedCollection) -> list[ltr.Group]:
-    groups = ltr.prepare(collection)
-    if len(groups) < MIN_QUERIES:
-        raise CommandError(
-            f"The collection '{collection.name}' has {len(groups)} queries with a relevant document; "
-            f"training takes at least {MIN_QUERIES}.",
-            returncode=2,
-        )
-    return groups
-
-
-def _show(out: Console, title: str, means: Figures) -> None:
-    """A table under its title, which the table's width would fold if it were the table's own."""
-    table = Table()
-    table.add_column("nDCG@10")
-    for name in next(iter(means.values())):
-        table.add_column(name, justify="right")
-    for row, figures in means.items():
-        table.add_row(row, *(f"{value:.4f}" for value in figures.values()))
-    out.print(f"\n{title}", soft_wrap=True)
-    out.print(table)
-
-
-def _compared(scores: ltr.Scores, row: str, baseline: str) -> str:
-    """One line: relative difference of the macro means, significance, wins and losses by query."""
-    found = compare(scores, row, baseline)
-    base = ltr.means({baseline: scores[baseline]})[baseline]["macro"]
-    share = found.difference / base if base else 0.0
-    return (
-        f"{row} against {baseline}: {found.difference:+.4f} ({share:+.1%}), p = {found.p_value:.4f}, "
-        f"{found.wins} queries better, {found.losses} worse, {found.ties} equal"
-    )
 
 
 def _write(
