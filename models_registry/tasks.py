@@ -8,6 +8,7 @@ from celery import shared_task
 from django.db import InterfaceError, OperationalError
 
 from models_registry import clock, rollup, space_builds
+from models_registry.background import STALLED_AFTER
 from models_registry.discovery.refresh import refresh
 from ops.contracts.principal import SYSTEM
 
@@ -48,6 +49,6 @@ def drop_spaces() -> None:
 @shared_task(name="registry.resume_space_builds")
 def resume_space_builds(*, at_once: bool = False) -> None:
     """Queue builds again whose messages or workers were lost; ``at_once``, all, as when a worker has just started."""
-    stalled_after = timedelta(0) if at_once else space_builds.STALLED_AFTER
+    stalled_after = timedelta(0) if at_once else STALLED_AFTER
     for number in space_builds.take_stalled(clock.now(), stalled_after):
         space_builds.enqueue(number)

@@ -11,6 +11,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
+from models_registry.background import STALLED_AFTER
 from ops.contracts.principal import SYSTEM
 from ops.contracts.problems import Problem
 from rag import query_log, reembedding
@@ -65,7 +66,7 @@ def evaluate_collection(run_id: int) -> None:
 @shared_task(name="rag.resume_evaluations")
 def resume_evaluations(*, at_once: bool = False) -> None:
     """Queue evaluations again whose messages or workers were lost; as `resume_index_runs`."""
-    stalled_after = timedelta(0) if at_once else background.STALLED_AFTER
+    stalled_after = timedelta(0) if at_once else STALLED_AFTER
     for run_id in background.take_stalled(timezone.now(), stalled_after):
         evaluate_collection.delay(run_id)
 
