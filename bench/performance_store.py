@@ -2,7 +2,7 @@
 
 The rows are made in the server, over seven days, two variants and three cache states. Reports by stage and variant read
 the rolled up views; beside them, in turns, the same figures straight from the rows, as they would be without a roll-up.
-``--write`` keeps the table in docs/performance/.
+``--write`` keeps the table in docs/performance/; ``--reuse`` measures rows of a run of the same day, rolled up anew.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
     from ops.performance.report import report, slow
 
     now = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    lines = fill(now, rows)
+    lines = fill(now, rows, reuse="--reuse" in arguments)
     asked: dict[str, Callable[[], object]] = {
         "report of 24 h by stage and variant": lambda: report(timedelta(hours=24), now=now),
         "report of 7 days by stage and variant": lambda: report(timedelta(days=7), now=now),
@@ -100,28 +100,33 @@ def prepare() -> None:
     call_command("migrate", verbosity=0)
 
 
-def fill(now: datetime, rows: int) -> list[str]:
-    """Replace what is stored by ``rows`` queries of the last days, and roll them up."""
+def fill(now: datetime, rows: int, *, reuse: bool) -> list[str]:
+    """Replace what is stored by ``rows`` queries of the last days, unless it is reused, and roll them up."""
     from ops.performance.partitions import ensure_partitions
     from ops.performance.rollup import roll_up
 
     first = now - timedelta(days=DAYS)
-    execute("TRUNCATE query_performance, query_performance_rollup, query_performance_late")
+    execute("TRUNCATE query_performance_rollup, query_performance_late")
     execute("UPDATE query_performance_rolled SET watermark = '-infinity', horizon = '-infinity'")
     ensure_partitions(first.date(), now.date())
-    filled = sum(
-        timed(lambda day=day: execute(FILL, {"day": first + timedelta(days=day), "rows": rows // DAYS}))  # type: ignore[misc]
-        for day in range(DAYS)
-    )
+    made = ""
+    if not reuse:
+        execute("TRUNCATE query_performance")
+        filled = sum(
+            timed(lambda day=day: execute(FILL, {"day": first + timedelta(days=day), "rows": rows // DAYS}))  # type: ignore[misc]
+            for day in range(DAYS)
+        )
+        made = f"Made in {filled:.0f} s. "
     for day in range(DAYS):
         execute(f"VACUUM (ANALYZE) query_performance_p{first + timedelta(days=day):%Y%m%d}")
     rolled = timed(lambda: roll_up(now))
     execute("VACUUM (ANALYZE) query_performance_rollup")
     (table,) = execute("SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree('query_performance')")
     (rollup,) = execute("SELECT pg_total_relation_size('query_performance_rollup')")
+    (stored,) = execute("SELECT count(*) FROM query_performance")
     return [
-        f"{rows // DAYS * DAYS:,} queries over {DAYS} days: {float(table) / 1e9:.2f} GB with their indexes; rolled up "
-        f"{rollup / 1e6:.0f} MB. Made in {filled:.0f} s, rolled up at once in {rolled:.0f} s."
+        f"{stored:,} queries over {DAYS} days: {float(table) / 1e9:.2f} GB with their indexes; rolled up "
+        f"{rollup / 1e6:.0f} MB. {made}Rolled up at once in {rolled:.0f} s."
     ]
 
 
