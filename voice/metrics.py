@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+from typing import Any
+
 from django.utils import timezone
 
 from ops.contracts.metrics import declare_counter, declare_gauge, declare_latency
 from ops.contracts.principal import Principal, PrincipalKind
+from ops.contracts.stage import stage_ended
 from ops.instrumentation.performance import PerformanceRow, performance_writer
 from rag.query_log import query_hmac
 
@@ -37,3 +41,9 @@ def record_turn(
             key_prefix=principal.name if principal.kind is PrincipalKind.API_KEY else None,
         )
     )
+
+
+def note_stage(name: str, started: float, future: Future[Any]) -> None:
+    """The stage that an engine has ended, unless it was cancelled; ``started`` is of `time.perf_counter`."""
+    if not future.cancelled():
+        stage_ended(name, started, failed=future.exception() is not None)

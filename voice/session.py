@@ -22,6 +22,7 @@ from django.conf import settings
 from ops.api.problems import as_problem
 from ops.contracts.principal import Principal
 from ops.contracts.problems import Problem
+from ops.contracts.stage import stage
 from ops.identifiers import uuid7
 from ops.sockets.threads import in_thread
 from rag.answers import contracts
@@ -39,7 +40,7 @@ from voice.engines.contracts import (
     Utterance,
     VoiceActivityDetector,
 )
-from voice.gate import SpeechGate, Transition
+from voice.gate import Marked, SpeechGate, Transition
 from voice.playback import MOST_AHEAD_MS, Playback
 from voice.protocol import INPUT_RATE_HZ, VERSIONS, sound_frame
 from voice.sentences import Sentences
@@ -383,7 +384,7 @@ class VoiceSession:
         now_ms = self.now_ms()
         over_voice = self.state in {State.SPEAKING, State.INTERRUPTED, State.RESUMING}
         playing_db = self._playback.level_db(now_ms) if over_voice else None
-        marked = await self._loop.run_in_executor(_threads, self._gate.take, pcm, playing_db)
+        marked = await self._loop.run_in_executor(_threads, self._gated, pcm, playing_db)
         for mark in marked:
             if mark.transition is Transition.STARTED:
                 await self._begin_stretch()
@@ -396,6 +397,10 @@ class VoiceSession:
                 self._end_stretch()
                 await self._send("vad.ended", silent_ms=mark.silent_ms)
                 await self._happened(SpeechEnded(self._silent_since_ms))
+
+    def _gated(self, pcm: bytes, playing_db: float | None) -> list[Marked]:
+        with stage("vad"):
+            return self._gate.take(pcm, playing_db)
 
     async def _begin_stretch(self) -> None:
         holder: list[Stretch] = []
@@ -428,7 +433,9 @@ class VoiceSession:
         stretch = self._open_stretch
         if stretch is not None:
             stretch.is_open = False
+            started = time.perf_counter()
             future = stretch.recognition.finish()
+            future.add_done_callback(lambda done: metrics.note_stage("stt", started, done))
             future.add_done_callback(lambda done: self._post_from_thread(self._finished, stretch, done))
 
     async def _heard(self, holder: list[Stretch], transcript: Transcript) -> None:
@@ -674,6 +681,7 @@ class VoiceSession:
         line.turn.speaking_since_ms = line.turn.speaking_since_ms or self.now_ms()
         holder: list[Utterance] = []
         rest = bytearray()
+        started = time.perf_counter()
         size = 2 * (self._playback.rate_hz * OUT_FRAME_MS // 1000)
 
         def take(pcm: bytes) -> None:
@@ -683,6 +691,7 @@ class VoiceSession:
                 del rest[:size]
 
         def done(future: Future[None]) -> None:
+            metrics.note_stage("tts", started, future)
             self._post_from_thread(self._spoken, line, bytes(rest), future)
 
         try:
@@ -750,8 +759,7 @@ class VoiceSession:
         timings = {"tts_ms": turn.tts_ms}
         if turn.transcript_at_ms is not None:
             timings["stt_ms"] = max(turn.transcript_at_ms - turn.silent_since_ms, 0.0)
-        if turn.first_token_at_ms is not None:
-            timings["generation_ms"] = max(turn.first_token_at_ms - turn.asked_at_ms, 0.0)
+        # The time of the generation is in the row of the search.
         metrics.record_turn(
             request_id=turn.request_id,
             text=turn.text,

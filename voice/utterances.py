@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -14,9 +15,11 @@ from django.conf import settings
 from models_registry.models import GLOBAL_SCOPE
 from ops.contracts.principal import Principal
 from ops.contracts.problems import InvalidRequest, NotFound, Unavailable, Unprocessable
+from ops.contracts.stage import stage
 from rag.models import Collection
 from voice import installed, sounds
 from voice.engines.contracts import EngineBusyError, EngineError, Style
+from voice.metrics import note_stage
 from voice.sentences import Sentences
 from voice.spoken_text import spoken
 from voice.vocabulary.service import vocabulary_for
@@ -48,8 +51,9 @@ def listen(data: bytes, collection: str | None, principal: Principal) -> dict[st
     heard = installed.speech_to_text(collection or GLOBAL_SCOPE)
     try:
         recognition = heard.engine.start(lambda transcript: None, vocabulary_for(collection) if collection else None)
-        recognition.feed(pcm)
-        transcript = recognition.finish().result(PATIENCE_S)
+        with stage("stt"):
+            recognition.feed(pcm)
+            transcript = recognition.finish().result(PATIENCE_S)
     except EngineBusyError as error:
         raise Unavailable(str(error), retry_after_s=5) from error
     except EngineError as error:
@@ -94,8 +98,10 @@ def as_file(speech: Speech, kind: str) -> bytes:
 def _pieces(engine: Any, lines: list[str], voice: str, style: Style) -> Iterator[bytes]:
     for line in lines:
         made: queue.SimpleQueue[bytes | Future[None]] = queue.SimpleQueue()
+        started = time.perf_counter()
         try:
             utterance = engine.speak(line, made.put, style=style, voice=voice)
+            utterance.done.add_done_callback(partial(note_stage, "tts", started))
             utterance.done.add_done_callback(made.put)
             while isinstance(piece := made.get(timeout=PATIENCE_S), bytes):
                 yield piece

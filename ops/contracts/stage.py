@@ -98,11 +98,21 @@ class stage:  # noqa: N801  (it is used as a function is)
         current = _recording.get()
         if current is not None:
             current.add(self._name, duration_ms)
-        failed = kind is not None
-        for sink in _sinks:
-            try:
-                sink(self._name, duration_ms, failed)
-            except Exception:
-                if sink not in _broken_sinks:
-                    _broken_sinks.add(sink)
-                    logger.exception("A stage sink failed; its further failures are not logged")
+        _tell(self._name, duration_ms, kind is not None)
+
+
+def stage_ended(name: str, started: float, *, failed: bool = False) -> None:
+    """A stage that began at ``started`` (of `time.perf_counter`) and ends now, elsewhere than it began: where a block
+    can't be, as between a call and its callback. No span.
+    """
+    _tell(name, (perf_counter() - started) * 1000, failed)
+
+
+def _tell(name: str, duration_ms: float, failed: bool) -> None:
+    for sink in _sinks:
+        try:
+            sink(name, duration_ms, failed)
+        except Exception:
+            if sink not in _broken_sinks:
+                _broken_sinks.add(sink)
+                logger.exception("A stage sink failed; its further failures are not logged")

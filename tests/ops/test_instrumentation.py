@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import math
 import threading
+from time import perf_counter
 
 import pytest
 from django.db import connection
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.contracts.stage import recording, stage
+from ops.contracts.stage import recording, stage, stage_ended
 from ops.instrumentation.histogram import BUCKETS, FIRST_MS, GROWTH, RELATIVE_ERROR, bucket_of, percentile
 from ops.instrumentation.prometheus import STAGE_DURATION, STAGE_FAILURES
 from ops.instrumentation.snapshot import SNAPSHOT, WINDOW_S, Snapshot
@@ -116,4 +117,15 @@ def test_one_stage_reaches_every_sink() -> None:
     assert timings.durations_ms[name] >= 0
     samples = {sample.name: sample.value for sample in STAGE_DURATION.labels(name)._samples()}  # type: ignore[attr-defined]
     assert samples["_count"] == 2
+    assert STAGE_FAILURES.labels(name)._value.get() == 1
+
+
+def test_a_stage_that_ends_elsewhere_than_it_began_reaches_them_too() -> None:
+    name = "test-far-stage"
+    stage_ended(name, perf_counter() - 2)
+    stage_ended(name, perf_counter(), failed=True)
+    figures = SNAPSHOT.stages()[name]
+    assert (figures["count"], figures["errors"]) == (2, 1)
+    assert figures["p95_ms"] is not None
+    assert figures["p95_ms"] >= 2000 * (1 - RELATIVE_ERROR)
     assert STAGE_FAILURES.labels(name)._value.get() == 1

@@ -14,6 +14,7 @@ from pytest_django.fixtures import Settings
 
 from models_registry.live import view
 from ops.contracts.principal import SYSTEM
+from ops.instrumentation.snapshot import SNAPSHOT
 from rag.ingest.plan import Offer
 from rag.ingest.service import process_batch, start_run
 from rag.models import Collection
@@ -67,6 +68,7 @@ async def ask_by_voice(talker: Talker) -> None:
 
 
 async def test_a_spoken_question_is_answered_by_voice_with_its_passages(talker: Talker) -> None:
+    before = SNAPSHOT.stages()
     started = await talker.start()
     assert started["input_rate"] == 16_000
     assert started["collection"] == "default"
@@ -87,6 +89,10 @@ async def test_a_spoken_question_is_answered_by_voice_with_its_passages(talker: 
     assert states[0] == "listening"
     assert states[-2:] == ["thinking", "speaking"]
     (figures,) = talker.seen("metrics")
+    counted = {
+        name: one["count"] - before.get(name, one | {"count": 0})["count"] for name, one in SNAPSHOT.stages().items()
+    }
+    assert all(counted[name] > 0 for name in ("vad", "stt", "embed", "generation", "tts")), counted
     assert 0 < figures["endpoint_ms"] <= figures["first_audio_ms"]
     assert figures["first_token_ms"] <= figures["first_audio_ms"]
     assert [m["seq"] for m in talker.messages if "seq" in m] == sorted(m["seq"] for m in talker.messages if "seq" in m)
