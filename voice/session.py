@@ -397,6 +397,7 @@ class VoiceSession:
                 self._end_stretch()
                 await self._send("vad.ended", silent_ms=mark.silent_ms)
                 await self._happened(SpeechEnded(self._silent_since_ms))
+                self._look_ahead()
 
     def _gated(self, pcm: bytes, playing_db: float | None) -> list[Marked]:
         with stage("vad"):
@@ -463,8 +464,7 @@ class VoiceSession:
             self._said = text
             await self._send("transcript.partial", text=text)
         await self._happened(Heard(text, is_final))
-        if self.state is State.ENDPOINTING and text and completeness(text) is not Completeness.OPEN:
-            self._look_ahead(text)
+        self._look_ahead()
 
     # --- the turn manager ----
 
@@ -547,8 +547,11 @@ class VoiceSession:
             history=tuple(self._history),
         )
 
-    def _look_ahead(self, text: str) -> None:
-        """Search for what was heard so far: mostly it is all there is."""
+    def _look_ahead(self) -> None:
+        """Once they pause, search for what was heard so far: mostly it is all there is."""
+        text = self._said.strip()
+        if self.state is not State.ENDPOINTING or not text or completeness(text) is Completeness.OPEN:
+            return
         if self._guess is not None and self._guess[0] == text:
             return
         self._drop_guess()
@@ -563,7 +566,6 @@ class VoiceSession:
 
     async def _prepare(self, text: str, request_id: str) -> Prepared:
         request = self._request(text)
-        await in_thread(self._charge)()
         return await in_thread(lambda: prepare(request, self.principal, request_id=request_id))()
 
     async def _begin_turn(self, text: str, *, is_typed: bool) -> None:
@@ -578,7 +580,7 @@ class VoiceSession:
             await self._send("transcript.final", text=text, confidence=round(confidence, 3), language="en")
         await self._send("turn.started", turn=turn.number, text=text)
         guess, self._guess = self._guess, None
-        if guess is not None and guess[0].strip() == text:
+        if guess is not None and guess[0] == text:
             turn.speculative = True
             preparing = guess[1]
         else:
@@ -590,6 +592,7 @@ class VoiceSession:
 
     async def _answer(self, turn: Turn, preparing: asyncio.Task[Prepared]) -> None:
         try:
+            await in_thread(self._charge)()
             prepared = await preparing
             turn.request_id = prepared.request_id
             async with aclosing(stream_prepared(prepared)) as events:
@@ -599,6 +602,7 @@ class VoiceSession:
             preparing.cancel()
             raise
         except Exception as error:
+            preparing.cancel()
             problem = as_problem(error)
             if problem.status >= 500 and not isinstance(error, Problem):
                 logger.error("A spoken question could not be answered", exc_info=error)

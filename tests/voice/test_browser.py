@@ -19,8 +19,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.faults]
 
 RUNBOOK = (
     "The runbook says that slow queries are listed on the dashboard, in the table of the slowest ones, together with "
-    "the time that each of their stages took and with the cache that answered them. Whoever finds slow queries there looks "
-    "at the load of the database first, then at the indexing worker, and stops the worker when the database is busy."
+    "the time that each of their stages took and with the cache that answered them. Whoever finds slow queries there "
+    "looks at the load of the database first, then at the indexing worker, and stops it when the database is busy."
 )
 
 
