@@ -13,15 +13,18 @@ from django.db import connections
 from pytest_django.fixtures import Settings
 
 from models_registry.live import view
-from ops.contracts.principal import SYSTEM
+from ops import keys
+from ops.contracts.principal import SYSTEM, Scope
 from ops.instrumentation.snapshot import SNAPSHOT
 from rag.ingest.plan import Offer
 from rag.ingest.service import process_batch, start_run
 from rag.models import Collection
+from tests.ops.sockets.test_sockets import outcome
 from tests.voice.client import Talker, talking
 from tests.voice.sounds import noise, pcm_of, silence
 from voice import installed, sessions
 from voice.engines.listening import ListeningPool
+from voice.engines.speaking import PhraseCache, SpeakingPool
 from voice.protocol import FRAME
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -270,3 +273,39 @@ async def test_what_ends_leaves_nothing_behind(runbook: None) -> None:
     ears = (await sync_to_async(installed.speech_to_text)()).engine
     assert isinstance(ears, ListeningPool)
     assert ears.pool.waiting == 0
+
+
+async def test_strangers_and_pages_of_other_sites_open_no_session(runbook: None) -> None:
+    assert await outcome(where="/ws/voice", client="203.0.113.9") == 4401
+    assert await outcome({"origin": "https://evil.example"}, where="/ws/voice") == "denied"
+    assert sessions.open_sessions() == 0
+
+
+async def test_a_key_without_voice_opens_none(runbook: None, settings: Settings) -> None:
+    settings.ENABLE_API_KEYS = True
+    key = await sync_to_async(lambda: keys.create_key("test", [Scope.QUERY], actor=SYSTEM).text)()
+    assert await outcome({"x-api-key": key}, where="/ws/voice") == 4403
+
+
+async def test_a_session_of_somebody_who_lost_the_right_ends_at_once(runbook: None, settings: Settings) -> None:
+    settings.ENABLE_API_KEYS = True
+    key = await sync_to_async(lambda: keys.create_key("test", [Scope.VOICE], actor=SYSTEM).text)()
+    async with talking({"x-api-key": key}) as talker:
+        await talker.start()
+        await sync_to_async(keys.revoke_key)(key.split("_")[1], actor=SYSTEM)
+        assert await _closed(talker) == 4401
+    await sessions.end_all()
+    assert sessions.open_sessions() == 0
+
+
+async def test_a_mouth_that_dies_is_replaced(talker: Talker) -> None:
+    await talker.start()
+    mouth = (await sync_to_async(installed.text_to_speech)()).engine
+    assert isinstance(mouth, SpeakingPool)
+    await sync_to_async(mouth.warm_up)()
+    mouth.phrases = PhraseCache(0)
+    for pid in mouth.pool.child_pids():
+        os.kill(pid, signal.SIGKILL)
+    await talker.tell("input.text", text="What are slow queries?")
+    assert (await talker.next_of("turn.ended"))["outcome"] == "heard"
+    assert len(talker.sound) > 10_000
