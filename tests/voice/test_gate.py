@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.voice.sounds import pcm_of, silence, tone
+from voice.engines.contracts import TextToSpeech
 from voice.engines.silero import SileroVad
 from voice.gate import PAUSE_FRAMES, PRE_ROLL_FRAMES, SpeechGate, Transition, level_of
 from voice.playback import GRACE_MS, Playback
+from voice.sounds import decode, wav_of
 
 LOUD = tone(32, level_db=-10)
 SOFT = tone(32, level_db=-40)
@@ -80,6 +82,22 @@ def test_a_real_sentence_is_one_stretch_of_speech() -> None:
     gate = SpeechGate(SileroVad())
     marks = gate.take(silence(500) + pcm_of("slow-queries") + silence(500))
     assert [mark.transition for mark in marks if mark.transition] == [Transition.STARTED, Transition.PAUSED]
+
+
+@pytest.mark.parametrize(("leak_db", "starts"), [(-20, False), (-30, False), (-40, False), (None, True)])
+def test_the_agents_own_voice_in_the_microphone_is_not_taken_for_somebody(
+    mouth: TextToSpeech, leak_db: float | None, starts: bool
+) -> None:
+    """What a browser's echo cancellation leaves of it is 20 dB softer and more. Without the gate it is speech."""
+    pieces: list[bytes] = []
+    mouth.speak("The runbook says that slow queries are listed on the dashboard.", pieces.append).done.result()
+    said = b"".join(pieces)
+    played = decode(wav_of(said, mouth.sample_rate_hz), longest_bytes=1 << 22, longest_s=30)
+    leaked = (np.frombuffer(played, "<i2") * 10 ** ((-20 if leak_db is None else leak_db) / 20)).astype("<i2").tobytes()
+    loudest = max(level_of(said[start : start + 4410]) for start in range(0, len(said), 4410))
+    gate = SpeechGate(SileroVad())
+    marks = gate.take(leaked, playing_db=None if leak_db is None else loudest)
+    assert any(mark.transition is Transition.STARTED for mark in marks) is starts
 
 
 def test_levels_are_relative_to_full_scale() -> None:
