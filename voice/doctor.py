@@ -70,7 +70,8 @@ def _speech_to_text() -> str:
     recognition.feed(pcm)
     recognition.finish().result()
     share = (time.perf_counter() - started) * 1000 / (len(pcm) / BYTES_PER_MS)
-    return f"{heard.label}: {share:.2f} s for a second of a synthetic voice that is hard to hear, {installed.stt_processes()} at a time"
+    # eSpeak's voice is the hardest that it knows; a person takes about half.
+    return f"{heard.label}: {share:.2f} s for a second of eSpeak's voice, {installed.stt_processes()} at a time"
 
 
 def _text_to_speech() -> str:
