@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from django.conf import settings
 
 from ops import outgoing
+from ops.contracts.env import handed_over
 from ops.contracts.problems import InvalidRequest
 from rag.ingest.formats import media_type_of_name
 from rag.sources import options as checks
@@ -198,7 +199,7 @@ class _Clone:
         if not self._is_local:
             configuration += self._for_the_network()
         environment = {
-            "PATH": os.environ.get("PATH", os.defpath),
+            "PATH": handed_over("PATH") or os.defpath,
             "HOME": str(self._home),
             "LC_ALL": "C",
             "GIT_CONFIG_NOSYSTEM": "1",
