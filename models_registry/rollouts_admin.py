@@ -65,9 +65,12 @@ class StartForm(forms.Form):
     """A candidate and its plan. Either a version, or two weights."""
 
     version = forms.ModelChoiceField(
-        ModelVersion.objects.none(), required=False, help_text="A ranker or an embedder; empty for fusion weights."
+        ModelVersion.objects.none(),
+        required=False,
+        empty_label="Fusion weights, as below",
+        help_text="A ranker or an embedder; or else two weights, which the page of the weights compares beforehand.",
     )
-    ltr = forms.FloatField(required=False, label="LTR weight")
+    ltr = forms.FloatField(required=False, label="LTR weight", help_text="Only the ratio of the two matters.")
     conceptual = forms.FloatField(required=False, label="Conceptual weight")
     collection = forms.CharField(required=False, max_length=64, help_text="A collection's slug; empty: everywhere.")
     mode = forms.ChoiceField(choices=RolloutMode.choices, help_text="A shadow is computed and compared, never served.")
@@ -167,7 +170,7 @@ class StartForm(forms.Form):
 
 @admin.register(Rollout)
 class RolloutAdmin(ReadOnlyAdmin):
-    list_display = ("__str__", "state", "mode", "share", "by", "reason", "started_at", "ended_at")
+    list_display = ("__str__", "state", "share", "by", "reason", "started_at")
     list_filter = ("state", "slot", "mode")
     change_form_template = "admin/models_registry/rollout.html"
 

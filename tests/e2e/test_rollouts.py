@@ -95,7 +95,7 @@ def test_from_the_sliders_to_everybody_and_back_by_one_click(
     assert backstage.do(live_ltr) == pytest.approx(0.6)
 
     page.goto(f"{visitor.address}/admin/models_registry/fusionweights/")
-    history = page.get_by_role("region", name="History")
+    history = page.locator(".weights-history")
     for told in ("complaints", "as good, and clicked on more", "a steady one", "ada"):
         expect(history).to_contain_text(told)
     assert backstage.do(lambda: rollouts.everything().get().by) == "ada"
