@@ -74,7 +74,8 @@ KINDS = (
     *("zenglow_system_memory_bytes", "zenglow_system_disk_bytes", "zenglow_system_swap_bytes", "zenglow_system_load1"),
     *("zenglow_processes", "zenglow_processes_memory_bytes", "zenglow_processes_threads"),
     *("zenglow_processes_open_files", "zenglow_answers", "zenglow_answer_first_token_seconds"),
-    *("zenglow_voice_sessions", "zenglow_voice_turns", "zenglow_voice_turn_seconds"),
+    *("zenglow_voice_sessions", "zenglow_voice_turns", "zenglow_voice_turn_seconds", "zenglow_source_syncs"),
+    "zenglow_mcp_calls",
     *("zenglow_answer_citations_removed", "zenglow_answer_sentences_unsupported"),
 )
 
