@@ -19,6 +19,7 @@ from rag.models import DocumentState, FeedbackKind, RunState
 from zenglow_client import ZenGlow, models
 from zenglow_client.files import TEXTS
 from zenglow_client.operations import OPERATIONS, Operation
+from zenglow_client.transport import VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT: dict[str, Any] = yaml.safe_load((ROOT / "docs" / "reference" / "openapi.yaml").read_text("utf-8"))
@@ -165,6 +166,7 @@ def test_texts_are_sent_as_kinds_that_the_server_reads() -> None:
 
 def test_the_package_names_what_it_imports_and_nothing_of_the_server() -> None:
     project = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text("utf-8"))["project"]
+    assert project["version"] == VERSION
     declared = {Requirement(one).name for one in project["dependencies"]}
     imported: set[str] = set()
     for path in sorted((ROOT / "client" / "src").rglob("*.py")):

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from zenglow_client import models, operations, settings
 from zenglow_client.errors import ServerAwayError, UnexpectedAnswerError, api_error
 from zenglow_client.operations import Operation
-from zenglow_client.transport import Patience, Transport
+from zenglow_client.transport import VERSION, Patience, Transport
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
 Scalar = str | int | float | bool | None
@@ -67,7 +67,7 @@ class ZenGlow:
     ) -> None:
         chosen = settings.load(url, api_key)
         self.url = chosen.url
-        headers = {"User-Agent": "zenglow-client/0.1.0"}
+        headers = {"User-Agent": f"zenglow-client/{VERSION}"}
         if chosen.api_key:
             headers["Authorization"] = f"Bearer {chosen.api_key}"
         client = httpx.Client(base_url=chosen.url, headers=headers, timeout=httpx.Timeout(timeout_s, connect=10.0))

@@ -14,6 +14,7 @@ import httpx
 
 from zenglow_client.errors import ApiError, ServerAwayError, UnexpectedAnswerError, ZenGlowError, api_error
 
+VERSION = "0.1.0"
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 8.0
 BUSY = {429, 503}

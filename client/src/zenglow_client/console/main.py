@@ -12,7 +12,7 @@ from zenglow_client import errors, settings
 from zenglow_client.client import DEFAULT_TIMEOUT_S, ZenGlow
 from zenglow_client.console import ask, collections, documents, index, output, search, sources, weights
 from zenglow_client.console.shared import as_json, server
-from zenglow_client.transport import Patience
+from zenglow_client.transport import VERSION, Patience
 
 BAD_INPUT = 2
 FAILED = 1
@@ -22,7 +22,7 @@ INTERRUPTED = 130
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--url", metavar="URL", help=f"The server; else {settings.URL_VARIABLE}, else what `login` kept.")
 @click.option("--timeout", type=click.FloatRange(min=0.1), default=DEFAULT_TIMEOUT_S, show_default=True, metavar="S")
-@click.version_option(package_name="zenglow-client", message="zenglow %(version)s")
+@click.version_option(VERSION, message="zenglow %(version)s")
 def zenglow(url: str | None, timeout: float) -> None:
     """Ask a ZenGlow server, and put documents into it.
 
