@@ -24,6 +24,8 @@ from rag.models import AnnConfig, AnnState, IdempotentRequest, IndexRun, RunStat
 logger = logging.getLogger(__name__)
 
 IDEMPOTENCY_RETENTION = timedelta(hours=24)
+SOURCES_EVERY_S = 30.0
+"""How often `start_due_sources` looks, as the schedule in the settings has it."""
 
 
 @shared_task(
@@ -161,7 +163,8 @@ def start_due_sources() -> None:
     from rag.sources import service as sources
 
     for number in sources.due(timezone.now()):
-        sync_source.delay(number)
+        # The next time asks again: no heap of messages awaits a worker that was away or busy.
+        sync_source.apply_async((number,), expires=SOURCES_EVERY_S)
 
 
 @shared_task(name="rag.sync_source")

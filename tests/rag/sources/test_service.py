@@ -51,7 +51,9 @@ def client_of(settings: Any) -> Any:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What was queued for a worker."""
     queued: list[Any] = []
-    monkeypatch.setattr(tasks.sync_source, "delay", lambda number, **options: queued.append((number, options)))
+    monkeypatch.setattr(
+        tasks.sync_source, "apply_async", lambda args, kwargs=None, **_: queued.append((args[0], kwargs or {}))
+    )
     return queued
 
 
@@ -133,7 +135,9 @@ def test_a_fault_of_ours_leaves_the_source_free_and_says_so(
 def test_the_schedule_and_the_tasks_are_there() -> None:
     from django.conf import settings
 
-    assert settings.CELERY_BEAT_SCHEDULE["rag.start_due_sources"]["task"] in current_app.tasks
+    planned = settings.CELERY_BEAT_SCHEDULE["rag.start_due_sources"]
+    assert planned["task"] in current_app.tasks
+    assert planned["schedule"] == tasks.SOURCES_EVERY_S
     assert "rag.sync_source" in current_app.tasks
 
 
