@@ -193,7 +193,6 @@ class _Clone:
             ("http.followRedirects", "false"),
             ("credential.helper", ""),
             ("gc.autoDetach", "false"),
-            ("transfer.fsckObjects", "true"),
             ("safe.directory", "*"),
         ]
         if not self._is_local:
