@@ -67,7 +67,7 @@ class StartForm(forms.Form):
     version = forms.ModelChoiceField(
         ModelVersion.objects.none(),
         required=False,
-        empty_label="Fusion weights, as below",
+        empty_label="The two fusion weights",
         help_text="A ranker or an embedder; or else two weights, which the page of the weights compares beforehand.",
     )
     ltr = forms.FloatField(required=False, label="LTR weight", help_text="Only the ratio of the two matters.")

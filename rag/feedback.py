@@ -251,9 +251,10 @@ def _checked_value(given: Given) -> int:
 
 def _impression(given: Given, principal: Principal) -> Impression:
     found = _find_impression(given, principal)
-    if found is None and not QueryLog.objects.filter(request_id=given.request_id).exists():
-        # The answer may be so new that this process has not written it yet.
-        flush()
+    if found is None:
+        # The answer may be so new that this process has not written it yet, or has just done so.
+        if not QueryLog.objects.filter(request_id=given.request_id).exists():
+            flush()
         found = _find_impression(given, principal)
     if found is None:
         raise NotFound(

@@ -104,6 +104,21 @@ class TestGiving:
                 give(Given(UUID(answer["request_id"]), unknown, FeedbackKind.CLICK), ADA)
         assert not Feedback.objects.exists()
 
+    def test_an_answer_that_is_written_while_it_is_looked_for_is_found(
+        self, collection: Collection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real, looks = feedback._find_impression, []
+
+        def look(*given: Any) -> Any:
+            looks.append(real(*given))
+            if len(looks) == 1:
+                query_log.flush()  # as the writer's thread may at any moment
+            return looks[-1]
+
+        monkeypatch.setattr(feedback, "_find_impression", look)
+        assert click(ask())[1]
+        assert looks[0] is None
+
     def test_it_needs_the_scope(self, collection: Collection) -> None:
         reader = Principal(PrincipalKind.API_KEY, "ada", frozenset({Scope.QUERY}))
         with pytest.raises(Forbidden):
