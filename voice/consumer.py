@@ -115,7 +115,7 @@ class VoiceConsumer(SocketConsumer):
     async def _find_or_begin(self, content: dict[str, Any]) -> tuple[VoiceSession, bool]:
         if "resume" in content:
             session = sessions.find(content["resume"], self.principal)
-            previous = session.outlet
+            previous = session.attached_to
             if previous is not None and isinstance(previous, VoiceConsumer):
                 # The old connection may not have noticed yet that it is gone.
                 previous._session = None

@@ -178,8 +178,9 @@ class VoiceSession:
         self.principal = principal
         self.options = options
         self.parts = parts
+        self.attached_to: Outlet | None = None
+        """The socket that there is, at once; `outlet` follows when the session's task comes to it."""
         self.outlet: Outlet | None = None
-        self.detached_at_ms = 0.0
         self.is_over = False
         self.on_over: Callable[[], None] | None = None
         """Called when it has ended, for the socket to close."""
@@ -227,9 +228,12 @@ class VoiceSession:
     # --- for the socket: each returns at once ----
 
     def attach(self, outlet: Outlet, *, is_resumed: bool) -> None:
+        self.attached_to = outlet
         self._post(self._attached, outlet, is_resumed)
 
     def detach(self, outlet: Outlet) -> None:
+        if self.attached_to is outlet:
+            self.attached_to = None
         self._post(self._detached, outlet)
 
     def take_sound(self, sequence: int, pcm: bytes) -> None:
@@ -327,7 +331,7 @@ class VoiceSession:
     # --- the socket comes and goes ----
 
     async def _attached(self, outlet: Outlet, is_resumed: bool) -> None:
-        self.outlet, self.detached_at_ms = outlet, 0.0
+        self.outlet = outlet
         self._last_sequence = -1
         await self._send(
             "session.started",
@@ -352,7 +356,7 @@ class VoiceSession:
     async def _detached(self, outlet: Outlet) -> None:
         if self.outlet is not outlet:
             return
-        self.outlet, self.detached_at_ms = None, self.now_ms()
+        self.outlet = None
         self._sound.clear()
         self._sound_bytes = 0
         if self._gate.is_open:

@@ -80,7 +80,7 @@ def find(token: str, principal: Principal) -> VoiceSession:
 async def wait_or_end(session: VoiceSession) -> None:
     """End a session that lost its connection, unless it is back in time."""
     await asyncio.sleep(settings.VOICE_RESUME_S)
-    if session.outlet is None:
+    if session.attached_to is None:
         session.end()
 
 
