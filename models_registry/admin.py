@@ -20,7 +20,7 @@ from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from models_registry import deployments, past, processes, versions, weights_admin
+from models_registry import agents_admin, deployments, past, processes, versions, weights_admin  # noqa: F401
 from models_registry.metric_plots import metric_plots
 from models_registry.models import (
     GLOBAL_SCOPE,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from django.core.validators import MinValueValidator
+from django.contrib.postgres.fields import ArrayField
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 
@@ -421,3 +422,64 @@ class ModelStat(models.Model):
 
     def __str__(self) -> str:
         return f"{self.model} {self.started_at:%Y-%m-%d %H:%M}"
+
+
+class Selection(models.TextChoices):
+    """In which order an agent's models are tried."""
+
+    DECLARED = "declared", "as declared"
+    OBJECTIVE = "objective", "ready and within the latency objective first"
+
+
+class Agent(models.Model):
+    """Who answers: a persona, the models it speaks by, and how it looks things up."""
+
+    slug = models.SlugField(max_length=64, unique=True)
+    name = models.CharField(max_length=100)
+    description = models.CharField(max_length=300, blank=True, help_text="One line for those who choose.")
+    persona = models.TextField(blank=True, max_length=8000, help_text="What a model is told about who it is.")
+    model_order = ArrayField(
+        models.CharField(max_length=160),
+        help_text="extractive, ollama/NAME or openai/NAME, in the order in which they are tried.",
+    )
+    selection = models.CharField(max_length=16, choices=Selection.choices, default=Selection.DECLARED)
+    latency_objective_ms = models.PositiveIntegerField(
+        null=True, blank=True, help_text="For the second selection: what 95 of 100 answers should stay below."
+    )
+    temperature = models.FloatField(default=0.2, validators=[MinValueValidator(0.0), MaxValueValidator(2.0)])
+    max_tokens = models.PositiveIntegerField(default=512, validators=[MinValueValidator(1), MaxValueValidator(8192)])
+    context_tokens = models.PositiveIntegerField(
+        default=4096,
+        validators=[MinValueValidator(512), MaxValueValidator(1_000_000)],
+        help_text="Most tokens of a prompt with its answer; a model's own window counts when it is smaller.",
+    )
+    collections = ArrayField(
+        models.CharField(max_length=64),
+        default=list,
+        blank=True,
+        help_text="Slugs it may answer from, the first when none is named; empty: every collection.",
+    )
+    top_k = models.PositiveSmallIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(50)],
+        help_text="Passages to look at; empty: RAG_ANSWER_PASSAGES.",
+    )
+    abstains = models.BooleanField(
+        default=True, help_text="Say that the passages don't answer, rather than ask a model, below the threshold."
+    )
+    voice = models.CharField(max_length=100, blank=True, help_text="The voice that it speaks with.")
+    is_default = models.BooleanField(default=False, help_text="Answers who names no agent.")
+    is_enabled = models.BooleanField(default=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ("-is_default", "name")
+        constraints = (
+            models.UniqueConstraint(
+                fields=("is_default",), condition=Q(is_default=True), name="registry_one_default_agent"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return self.name

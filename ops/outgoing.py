@@ -14,6 +14,7 @@ operator's own environment goes through `client`, which
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable, Iterable, Sequence
@@ -77,6 +78,11 @@ def client(*, timeout_s: float = DEFAULT_TIMEOUT_S, **options: Any) -> httpx.Cli
     return httpx.Client(transport=GuardedTransport(), timeout=timeout_s, trust_env=False, **options)
 
 
+def async_client(*, timeout: httpx.Timeout, **options: Any) -> httpx.AsyncClient:
+    """As `client`, for an event loop: ``async with outgoing.async_client(…) as http: …``."""
+    return httpx.AsyncClient(transport=AsyncGuardedTransport(), timeout=timeout, trust_env=False, **options)
+
+
 def ensure_allowed(url: str) -> None:
     """Raise `OutgoingRefusedError` for a URL that `client` would not call just now."""
     _judged(_parsed(url), resolve)
@@ -107,15 +113,8 @@ class GuardedTransport(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         addresses = _judged(request.url, self._resolver)
-        host = request.url.host
         for attempt, address in enumerate(addresses, start=1):
-            pinned = httpx.Request(
-                request.method,
-                request.url.copy_with(host=address),
-                headers=request.headers,  # with the Host of the name
-                stream=request.stream,
-                extensions={**request.extensions, "sni_hostname": host},
-            )
+            pinned = _pinned(request, address)
             try:
                 return self._inner.handle_request(pinned)
             except httpx.ConnectError:  # nothing was sent yet: the next address may answer
@@ -125,6 +124,41 @@ class GuardedTransport(httpx.BaseTransport):
 
     def close(self) -> None:
         self._inner.close()
+
+
+class AsyncGuardedTransport(httpx.AsyncBaseTransport):
+    """As `GuardedTransport`; names are resolved on a thread."""
+
+    def __init__(self, resolver: Resolver = resolve, inner: httpx.AsyncBaseTransport | None = None) -> None:
+        self._resolver = resolver
+        self._inner = inner or httpx.AsyncHTTPTransport(
+            trust_env=False, limits=httpx.Limits(max_keepalive_connections=0), retries=0
+        )
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        addresses = await asyncio.to_thread(_judged, request.url, self._resolver)
+        for attempt, address in enumerate(addresses, start=1):
+            pinned = _pinned(request, address)
+            try:
+                return await self._inner.handle_async_request(pinned)
+            except httpx.ConnectError:  # nothing was sent yet: the next address may answer
+                if attempt == len(addresses):
+                    raise
+        raise AssertionError("no address was judged")
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+def _pinned(request: httpx.Request, address: str) -> httpx.Request:
+    """The request to an address that was judged, under the name that was asked for."""
+    return httpx.Request(
+        request.method,
+        request.url.copy_with(host=address),
+        headers=request.headers,  # with the Host of the name
+        stream=request.stream,
+        extensions={**request.extensions, "sni_hostname": request.url.host},
+    )
 
 
 def is_public(address: Address) -> bool:

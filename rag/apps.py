@@ -8,6 +8,7 @@ class RagConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        from models_registry.agents import register_readiness
         from models_registry.deployments import register_guard, register_trial
         from models_registry.models import Slot
         from models_registry.past import register_past
@@ -20,6 +21,7 @@ class RagConfig(AppConfig):
         from ops.contracts.health import register_health_check
         from rag import checks, spaces, supabase_key  # noqa: F401  (checks registers the system checks)
         from rag.ann.past import indexes_at
+        from rag.answers.agents import why_not_ready
         from rag.diagnoses import register_diagnoses
         from rag.evaluation.weights import JudgedEvaluator
         from rag.health import check_live_models
@@ -47,6 +49,7 @@ class RagConfig(AppConfig):
         register_evaluator(JudgedEvaluator())
         register_space_builder(RetrievalSpaces())
         register_shape("/v1/", error_body)
+        register_readiness(why_not_ready)
         register_measures()
         register_diagnoses()
         register_health_check("models", check_live_models, critical=True)

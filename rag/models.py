@@ -812,3 +812,100 @@ class EvaluationRun(models.Model):
         if self.started_at is None or self.finished_at is None:
             return None
         return (self.finished_at - self.started_at).total_seconds()
+
+
+class Conversation(models.Model):
+    """What somebody asked and was answered, one after the other. ``owner`` is a `Principal.log_name`.
+
+    ``share_id`` is the address under which others may read it, where its owner shares it; each reader sees only the
+    answers whose sources that reader may read.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    owner = models.CharField(max_length=200)
+    user = models.ForeignKey(User, null=True, blank=True, on_delete=models.CASCADE, related_name="conversations")
+    title = models.CharField(max_length=200, blank=True)
+    collection = models.CharField(max_length=64)
+    share_id = models.UUIDField(null=True, blank=True, unique=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ("-updated_at",)
+        indexes = (
+            models.Index(fields=("owner", "-updated_at"), name="rag_conversation_of_owner"),
+            models.Index(fields=("updated_at",), name="rag_conversation_age"),
+        )
+
+    def __str__(self) -> str:
+        return self.title or str(self.id)
+
+
+class Pane(models.TextChoices):
+    """Which of the two agents beside each other an answer is of."""
+
+    LEFT = "left"
+    RIGHT = "right"
+
+
+class MessageState(models.TextChoices):
+    WRITING = "writing"
+    DONE = "done"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class Message(models.Model):
+    """A question, or an agent's answer to it. The messages of one turn share its number.
+
+    ``answer`` is the whole `rag.answers.contracts.Answer` as JSON; ``text`` repeats its text, to be searched.
+    """
+
+    conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="messages")
+    turn = models.PositiveIntegerField()
+    pane = models.CharField(max_length=8, choices=Pane.choices, blank=True, help_text="Empty for a question.")
+    text = models.TextField(blank=True)
+    agent = models.CharField(max_length=64, blank=True)
+    model = models.CharField(max_length=160, blank=True)
+    request_id = models.UUIDField(null=True, blank=True, unique=True)
+    state = models.CharField(max_length=16, choices=MessageState.choices, default=MessageState.DONE)
+    failure = models.TextField(blank=True)
+    answer = models.JSONField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ("conversation", "turn", "pane")
+        constraints = (
+            models.UniqueConstraint(fields=("conversation", "turn", "pane"), name="rag_message_of_turn_and_pane"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.conversation_id}#{self.turn} {self.pane}"
+
+
+class Verdict(models.TextChoices):
+    """Which of two answers was better."""
+
+    LEFT = "left"
+    RIGHT = "right"
+    TIE = "tie"
+    BOTH_BAD = "both_bad", "both bad"
+
+
+class Preference(models.Model):
+    """Somebody's verdict on the two answers of one turn. It keeps what was compared, for whoever trains on it."""
+
+    conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="preferences")
+    turn = models.PositiveIntegerField()
+    by = models.CharField(max_length=200)
+    verdict = models.CharField(max_length=16, choices=Verdict.choices)
+    question = models.TextField()
+    left = models.JSONField(help_text="{agent, model, text} of the left answer.")
+    right = models.JSONField(help_text="The same of the right one.")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("conversation", "turn", "by"), name="rag_one_verdict_of_turn"),)
+
+    def __str__(self) -> str:
+        return f"{self.conversation_id}#{self.turn}: {self.verdict}"

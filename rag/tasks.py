@@ -17,6 +17,7 @@ from ops.contracts.problems import Problem
 from rag import query_log, reembedding
 from rag.ann import configs
 from rag.ann.measure import measure
+from rag.chat import conversations
 from rag.evaluation import background, weights
 from rag.ingest import originals, runs, service, writer
 from rag.models import AnnConfig, AnnState, IdempotentRequest, IndexRun, RunState
@@ -173,3 +174,9 @@ def sync_source(number: int, *, dry_run: bool = False, may_be_empty: bool = Fals
     from rag.sources import service as sources
 
     sources.perform(number, dry_run=dry_run, may_be_empty=may_be_empty)
+
+
+@shared_task(name="rag.purge_conversations")
+def purge_conversations() -> None:
+    """Delete conversations that nobody has added to for ``RAG_CONVERSATION_RETENTION_DAYS``."""
+    conversations.purge(timezone.now())

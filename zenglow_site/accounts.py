@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from urllib.parse import urlsplit
 
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import views
 from django.contrib.auth.forms import AuthenticationForm, PasswordChangeForm
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.urls import path, reverse_lazy
 from django.utils.crypto import salted_hmac
 
 from ops.access import Access
+from ops.headers import content_security_policy
 from ops.limits import buckets
 from ops.limits.buckets import Bucket, Limit
 from ops.limits.policy import REFUSALS, address_holder
@@ -36,6 +40,18 @@ class SignInView(views.LoginView):
     template_name = "accounts/sign_in.html"
     redirect_authenticated_user = True
     required_scopes = {"GET": Access.ANYBODY, "POST": Access.ANYBODY}
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        return super().get_context_data(**kwargs) | {"single_sign_on": settings.SINGLE_SIGN_ON}
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        response = super().dispatch(request, *args, **kwargs)
+        if settings.SINGLE_SIGN_ON:
+            # Browsers hold a form's redirects to the policy, and ours leads to the provider.
+            own = "form-action 'self'"
+            policy = content_security_policy().replace(own, f"{own} {origin_of(settings.SINGLE_SIGN_ON_ISSUER)}")
+            response.headers["Content-Security-Policy"] = policy
+        return response
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         verdict = buckets.take(_buckets(request), 1)
@@ -69,6 +85,12 @@ class PasswordChangeView(views.PasswordChangeView):
         response = super().form_valid(form)
         messages.success(self.request, "Your password was changed. Other devices have been signed out.")
         return response
+
+
+def origin_of(url: str) -> str:
+    """Scheme, host and port of a URL."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _buckets(request: HttpRequest) -> list[Bucket]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from ops.contracts.env import Environment, Fault, Kind, Variable, declare, declare_rule
+from ops.contracts.env import Environment, Fault, Kind, Variable, declare, declare_rule, unencrypted
 
 declare(
     Variable(
@@ -44,6 +44,31 @@ declare(
         Kind.LIST,
         "Origins (https://host) whose pages may post to this server, for a proxy that terminates TLS.",
         default=(),
+    ),
+    Variable(
+        "ZENGLOW_OIDC_ISSUER",
+        Kind.URL,
+        "Address of the OpenID Connect provider for single sign-on, such as https://login.example/realms/staff.",
+        risk=unencrypted("ZENGLOW_OIDC_ISSUER"),
+    ),
+    Variable("ZENGLOW_OIDC_CLIENT_ID", Kind.STRING, "Client id that the provider gave this installation."),
+    Variable("ZENGLOW_OIDC_CLIENT_SECRET", Kind.STRING, "Client secret that belongs to it.", secret=True),
+    Variable(
+        "ZENGLOW_OIDC_NAME",
+        Kind.STRING,
+        "What the button on the sign-in page calls the provider.",
+        default="single sign-on",
+    ),
+    Variable(
+        "ZENGLOW_OIDC_GROUPS_CLAIM",
+        Kind.STRING,
+        "Claim with the names of somebody's groups, which become the groups of access lists at each sign-in.",
+        default="groups",
+    ),
+    Variable(
+        "ZENGLOW_OIDC_ADMIN_GROUP",
+        Kind.STRING,
+        "Group whose members administer; empty: the provider makes nobody an administrator.",
     ),
     Variable(
         "ZENGLOW_SECURE_COOKIES",

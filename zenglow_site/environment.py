@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 # Each import declares its app's variables.
 import models_registry.conf  # noqa: F401
@@ -112,3 +113,17 @@ def _faults(loaded: Environment) -> Iterator[Fault]:
             "ENABLE_API_KEYS is off while the server can be reached from elsewhere. "
             "Turn it on, or set ZENGLOW_ALLOW_ANONYMOUS=1 if the network is closed.",
         )
+
+
+def single_sign_on(loaded: Environment) -> dict[str, Any]:
+    """django-allauth's ``SOCIALACCOUNT_PROVIDERS``; empty where no provider is configured."""
+    if not loaded["ZENGLOW_OIDC_ISSUER"]:
+        return {}
+    app = {
+        "provider_id": "sso",
+        "name": loaded["ZENGLOW_OIDC_NAME"],
+        "client_id": loaded["ZENGLOW_OIDC_CLIENT_ID"] or "",
+        "secret": loaded["ZENGLOW_OIDC_CLIENT_SECRET"] or "",
+        "settings": {"server_url": loaded["ZENGLOW_OIDC_ISSUER"]},
+    }
+    return {"openid_connect": {"APPS": [app], "OAUTH_PKCE_ENABLED": True}}

@@ -11,10 +11,12 @@ from ops.sockets.handshake import PrincipalOfSocket
 from ops.sockets.log import SocketLog
 from ops.sockets.metrics import MetricsConsumer
 from ops.sockets.refusal import Application, no_such_socket
+from rag.chat.consumer import ChatConsumer
 from voice.consumer import VoiceConsumer
 
 # Django's `path` is typed for views; Channels gives it applications.
 _consumers: dict[str, Any] = {
+    "ws/chat": ChatConsumer.as_asgi(),
     "ws/metrics": MetricsConsumer.as_asgi(),
     "ws/voice": VoiceConsumer.as_asgi(),
 }

@@ -12,7 +12,15 @@ from whitenoise.compress import Compressor
 from ops.logs import logging_configuration
 from zenglow_site.database import BoundedConnection, database_parameters
 from zenglow_site.embedded.stack import EmbeddedStack
-from zenglow_site.environment import BASE_DIR, environment, https_only, is_embedded, keys_enabled, limits_enabled
+from zenglow_site.environment import (
+    BASE_DIR,
+    environment,
+    https_only,
+    is_embedded,
+    keys_enabled,
+    limits_enabled,
+    single_sign_on,
+)
 from zenglow_site.object_store import s3_storage
 from zenglow_site.secret_key import secret_key
 
@@ -51,6 +59,10 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "django.contrib.postgres",
+    "allauth",
+    "allauth.account",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.openid_connect",
     "django_htmx",
     "django_prometheus",
     "rest_framework",
@@ -77,6 +89,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "ops.middleware.PrincipalMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "django_prometheus.middleware.PrometheusAfterMiddleware",
@@ -184,6 +197,7 @@ CELERY_BEAT_SCHEDULE = {
         "rag.complete_vectors": 600.0,
         "rag.purge_deleted": 3600.0,
         "rag.purge_query_log": 6 * 3600.0,
+        "rag.purge_conversations": 6 * 3600.0,
         "rag.sweep_ann": 24 * 3600.0,
         "ops.evaluate_alerts": 15.0,
         "ops.deliver_alerts": 15.0,
@@ -213,8 +227,27 @@ AUTH_PASSWORD_VALIDATORS = [
         ("NumericPasswordValidator", {}),
     )
 ]
+AUTHENTICATION_BACKENDS = [
+    "django.contrib.auth.backends.ModelBackend",
+    "allauth.account.auth_backends.AuthenticationBackend",
+]
+ZENGLOW_OIDC_GROUPS_CLAIM: str = ENVIRONMENT["ZENGLOW_OIDC_GROUPS_CLAIM"]
+ZENGLOW_OIDC_ADMIN_GROUP: str = ENVIRONMENT["ZENGLOW_OIDC_ADMIN_GROUP"] or ""
+SINGLE_SIGN_ON = ENVIRONMENT["ZENGLOW_OIDC_NAME"] if ENVIRONMENT["ZENGLOW_OIDC_ISSUER"] else ""
+"""What the button on the sign-in page says; empty: there is none."""
+SINGLE_SIGN_ON_ISSUER: str = ENVIRONMENT["ZENGLOW_OIDC_ISSUER"] or ""
+SOCIALACCOUNT_PROVIDERS = single_sign_on(ENVIRONMENT)
+SOCIALACCOUNT_ADAPTER = "zenglow_site.single_sign_on.SingleSignOnAdapter"
+SOCIALACCOUNT_AUTO_SIGNUP = True
+SOCIALACCOUNT_LOGIN_ON_GET = True  # our own view takes POST alone
+SOCIALACCOUNT_STORE_TOKENS = False
+# An address that a provider claims is no reason to hand over a local account of that address.
+SOCIALACCOUNT_EMAIL_AUTHENTICATION = False
+ACCOUNT_UNIQUE_EMAIL = False
+ACCOUNT_ADAPTER = "zenglow_site.single_sign_on.AccountAdapter"
+ACCOUNT_EMAIL_VERIFICATION = "none"
 LOGIN_URL = "sign-in"
-LOGIN_REDIRECT_URL = "search"
+LOGIN_REDIRECT_URL = "front"
 LOGOUT_REDIRECT_URL = "sign-in"
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
@@ -273,6 +306,7 @@ SPECTACULAR_SETTINGS = {
         "RolloutStateEnum": "models_registry.models.RolloutState",
         "ModelKindEnum": "models_registry.models.ModelKind",
         "FeedbackKindEnum": "rag.models.FeedbackKind",
+        "VerdictEnum": "rag.models.Verdict",
         "TurnRoleEnum": "rag.api.answers.ROLES",
         "RoleEnum": "models_registry.models.Role",
         "SourceKindEnum": "rag.models.SourceKind",

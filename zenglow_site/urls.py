@@ -24,6 +24,7 @@ urlpatterns = [
     path("", include("ops.api.urls")),
     path("", include("ops.pages.urls")),
     path("", include("zenglow_site.accounts")),
+    path("", include("zenglow_site.single_sign_on")),
     path("", include("rag.pages.urls")),
     path("", include("voice.pages.urls")),
     path("favicon.ico", favicon, name="favicon"),

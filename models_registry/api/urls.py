@@ -1,5 +1,6 @@
 from django.urls import path
 
+from models_registry.api.agents import AgentsView, AgentView
 from models_registry.api.archives import ExportView, ImportView
 from models_registry.api.registry import (
     DeploymentsView,
@@ -30,6 +31,8 @@ from models_registry.api.space_builds import (
 )
 
 urlpatterns = [
+    path("agents", AgentsView.as_view(), name="registry-agents"),
+    path("agents/<slug:slug>", AgentView.as_view(), name="registry-agent"),
     path("models", ModelsView.as_view(), name="registry-models"),
     # A model may be named after its origin, such as BAAI/bge-small-en-v1.5.
     path("models/<path:name>", ModelView.as_view(), name="registry-model"),

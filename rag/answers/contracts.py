@@ -19,9 +19,9 @@ EXTRACTIVE = "extractive"
 """Name of the answerer that needs no model: it quotes the passages."""
 
 Role = Literal["user", "assistant"]
-FinishReason = Literal["stop", "length", "abstained", "tool_calls", "error"]
-"""``stop``: it was whole. ``length``: cut at ``max_tokens``. ``abstained``: the passages don't answer. ``error``: the
-model failed in the middle; the text is what there was until then."""
+FinishReason = Literal["stop", "length", "abstained", "tool_calls", "stopped", "error"]
+"""``stop``: it was whole. ``length``: cut at ``max_tokens``. ``abstained``: the passages don't answer.
+``stopped``: the asker had enough. ``error``: the model failed in the middle; the text is what there was until then."""
 
 
 @dataclass(frozen=True, slots=True)

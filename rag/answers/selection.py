@@ -19,6 +19,10 @@ MEANING, WORDS, RANK = 0.55, 0.35, 0.10
 """Shares of a sentence's relevance: its vector's cosine to the query's, the query's words in it, its passage's score.
 Chosen on the public collections with `bench/answers.py`."""
 
+FRAGMENT, QUESTION = 0.8, 0.5
+"""What the relevance of a piece without an end, such as a heading, and of a question is multiplied by: neither says
+much."""
+
 LAMBDA = 0.7
 DUPLICATE = 0.92
 """Similarity from which a sentence only repeats another."""
@@ -41,7 +45,13 @@ class Selected:
 
 def select(evidence: Evidence, most: int = MAX_QUOTED) -> Selected:
     """The sentences to quote. Ties go to the earlier sentence of the better passage."""
-    usable = [i for i, one in enumerate(evidence.sentences) if count_words(one.text) >= LEAST_WORDS]
+    asked = " ".join(evidence.query.casefold().split())
+    usable = [
+        i
+        for i, one in enumerate(evidence.sentences)
+        # Whoever asks the same does not answer it.
+        if count_words(one.text) >= LEAST_WORDS and asked not in " ".join(one.text.casefold().split())
+    ]
     kept = _shortlist(evidence, usable)
     if not kept:
         return Selected((), 0.0)
@@ -82,12 +92,18 @@ def _shortlist(evidence: Evidence, usable: Sequence[int]) -> list[int]:
 def _relevance(evidence: Evidence, kept: Sequence[int]) -> tuple[Float64Array, Float32Array | None]:
     words = np.array([evidence.coverage(evidence.stems[i]) for i in kept])
     rank = np.array([evidence.sentences[i].passage.score for i in kept])
+    form = np.array([_form(evidence.sentences[i].text) for i in kept])
     query = evidence.embed_query()
     vectors = None if query is None else evidence.embed([evidence.sentences[i].text for i in kept])
     if query is None or vectors is None:
-        return ((MEANING + WORDS) * words + RANK * rank).astype(np.float64), None
+        return (form * ((MEANING + WORDS) * words + RANK * rank)).astype(np.float64), None
     meaning = cosines(vectors, query).astype(np.float64)
-    return MEANING * meaning + WORDS * words + RANK * rank, vectors
+    return form * (MEANING * meaning + WORDS * words + RANK * rank), vectors
+
+
+def _form(text: str) -> float:
+    end = text.rstrip("\"'”’»)] ")[-1:]
+    return QUESTION if end in "?？" else 1.0 if end in ".!…。！｡" else FRAGMENT
 
 
 def _similarity(vectors: Float32Array | None, stems: Sequence[Stems]) -> Float64Array:

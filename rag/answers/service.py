@@ -23,7 +23,7 @@ from ops.instrumentation.performance import Unfinished, unfinished
 from rag.answers import agents, condense, context, prompt
 from rag.answers.agents import AgentView
 from rag.answers.backends.base import BackendError, Generation, Piece
-from rag.answers.backends.registry import backend_of, call_label
+from rag.answers.backends.registry import backend_of
 from rag.answers.citations import CitationParser, Cited, Text, locate
 from rag.answers.contracts import (
     Answer,
@@ -49,7 +49,16 @@ from rag.pipeline.embed import Embedder, EmbeddingError
 from rag.pipeline.search import SearchRequest, search
 from rag.spaces import embedder_for
 
-__all__ = ["Prepared", "answer", "prepare", "stream_answer", "stream_prepared"]
+__all__ = [
+    "Draft",
+    "Prepared",
+    "answer",
+    "conclude_stopped",
+    "in_thread",
+    "prepare",
+    "stream_answer",
+    "stream_prepared",
+]
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -74,6 +83,7 @@ class Prepared:
     request_id: str
     standalone_query: str
     collection: str
+    collection_label: str
     agent: AgentView
     passages: tuple[Passage, ...]
     evidence: Evidence
@@ -123,7 +133,7 @@ def prepare(
     started = time.perf_counter()
     _check(request)
     agent = agents.agent_of(request.agent)
-    slug = request.collection or (agent.collections[0] if agent.collections else settings.RAG_DEFAULT_COLLECTION)
+    slug = agent.collection_for(request.collection, settings.RAG_DEFAULT_COLLECTION)
     query = condense.standalone(request.query, request.history)
     with unfinished() as row:
         found = search(
@@ -143,7 +153,7 @@ def prepare(
         ids = [result["chunk_id"] for result in found["results"]]
         pks = dict(Chunk.objects.filter(id__in=ids).values_list("id", "document_id")) if ids else {}
         passages = context.passages_of(found["results"], pks)
-        collection = Collection.objects.only("text_configuration", "split_identifiers").get(slug=slug)
+        collection = Collection.objects.only("title", "text_configuration", "split_identifiers").get(slug=slug)
         stemmer = Stemmer(collection.text_configuration, collection.split_identifiers)
         evidence = gather(query, passages, stemmer, _embedder(slug), asked=request.query)
         selected = select(evidence)
@@ -154,6 +164,7 @@ def prepare(
         request_id=request_id,
         standalone_query=query,
         collection=slug,
+        collection_label=collection.title or slug,
         agent=agent,
         passages=passages,
         evidence=evidence,
@@ -172,14 +183,17 @@ async def stream_answer(
 
     Raises `Problem` before the first event, for what is wrong with the question; what fails later is an `ErrorEvent`.
     """
-    prepared = await _in_thread(lambda: prepare(request, principal, request_id=request_id))
+    prepared = await in_thread(lambda: prepare(request, principal, request_id=request_id))
     async with aclosing(stream_prepared(prepared)) as events:
         async for event in events:
             yield event
 
 
-async def stream_prepared(prepared: Prepared) -> AsyncGenerator[AnswerEvent, None]:
-    """As `stream_answer`, of a question that was prepared before."""
+async def stream_prepared(prepared: Prepared, draft: Draft | None = None) -> AsyncGenerator[AnswerEvent, None]:
+    """As `stream_answer`, of a question that was prepared before; ``draft`` collects what is written.
+
+    Whoever closes the iterator early has `conclude_stopped` make an answer of the draft.
+    """
     yield RetrievalEvent(
         request_id=prepared.request_id,
         query=prepared.request.query,
@@ -190,15 +204,21 @@ async def stream_prepared(prepared: Prepared) -> AsyncGenerator[AnswerEvent, Non
         timings_ms=prepared.timings_ms,
         degraded=prepared.degraded,
     )
-    draft = Draft()
+    draft = draft or Draft()
     async with aclosing(_write(prepared, draft)) as events:
         async for event in events:
             yield event
-    result = await _in_thread(lambda: _conclude(prepared, draft))
+    result = await in_thread(lambda: _conclude(prepared, draft))
     if draft.fault:
         yield ErrorEvent(_problem(draft).as_dict(request_id=prepared.request_id, instance="/rag/query"), result)
     else:
         yield DoneEvent(result)
+
+
+async def conclude_stopped(prepared: Prepared, draft: Draft) -> Answer:
+    """The answer as far as it got, when its asker had enough."""
+    draft.finish_reason = "stopped"
+    return await in_thread(lambda: _conclude(prepared, draft))
 
 
 def answer(
@@ -254,7 +274,7 @@ async def _write_by(model: str, prepared: Prepared, draft: Draft) -> AsyncGenera
     backend = backend_of(model)
     generation = await _generation(model, prepared)
     parser = CitationParser(frozenset(passage.number for passage in prepared.passages))
-    with model_call("llm", call_label(model), "generate", items=1) as call:
+    with model_call("llm", model, "generate", items=1) as call:
         try:
             async with aclosing(backend.stream(generation)) as pieces:
                 async for piece in pieces:
@@ -317,7 +337,7 @@ def _should_abstain(prepared: Prepared) -> bool:
 
 
 def _abstain(prepared: Prepared, draft: Draft) -> list[AnswerEvent]:
-    events = _note(Text(f"I found nothing in “{prepared.collection}” that answers this."), prepared, draft)
+    events = _note(Text(f"I found nothing in “{prepared.collection_label}” that answers this."), prepared, draft)
     if prepared.passages:
         first = prepared.passages[0]
         events += _note(Text(f" The closest passage is from “{first.title}” "), prepared, draft)
@@ -332,7 +352,8 @@ async def _generation(model: str, prepared: Prepared) -> Generation:
     max_tokens = request.max_tokens or agent.max_tokens
     backend = backend_of(model)
     name = model.partition("/")[2]
-    window = await backend.window(name) or agent.context_tokens
+    # A server may be able to hold more than anybody wants to wait for.
+    window = min(await backend.window(name) or agent.context_tokens, agent.context_tokens)
     fixed = prompt.messages_for(agent.persona, (), request.history, request.query)
     used = sum(await backend.count_tokens(name, [message.content for message in fixed]))
     counts = await backend.count_tokens(name, [passage.text for passage in prepared.passages])
@@ -424,7 +445,7 @@ def _embedder(slug: str) -> Embedder | None:
         return None
 
 
-async def _in_thread(work: Callable[[], T]) -> T:
+async def in_thread(work: Callable[[], T]) -> T:
     """``work`` on one of a few threads, with its database connection given back."""
     run = database_sync_to_async(work, thread_sensitive=False, executor=_threads)
     result: T = await run()

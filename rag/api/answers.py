@@ -6,9 +6,10 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any, cast
+from uuid import UUID
 
 from django.http import HttpResponseBase, StreamingHttpResponse
-from drf_spectacular.utils import OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import serializers
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
@@ -23,10 +24,11 @@ from ops.api.fields import (
     StrictSerializer,
 )
 from ops.api.rendering import JSONRenderer
-from ops.contracts.principal import Scope
+from ops.contracts.principal import Principal, Scope
+from ops.contracts.problems import InvalidRequest
 from ops.requests import ApiRequest
-from rag.answers import service, wire
-from rag.answers.contracts import AnswerEvent, AnswerRequest, Turn
+from rag.answers import relay, service, wire
+from rag.answers.contracts import AnswerRequest, Turn
 from rag.api.search_serializers import FiltersField
 
 EVENT_STREAM = "text/event-stream"
@@ -113,7 +115,7 @@ class UsageSerializer(serializers.Serializer[Any]):
     completion_tokens = serializers.IntegerField()
 
 
-FINISH_REASONS = ("stop", "length", "abstained", "tool_calls", "error")
+FINISH_REASONS = ("stop", "length", "abstained", "tool_calls", "stopped", "error")
 
 
 class AnswerSerializer(serializers.Serializer[Any]):
@@ -172,10 +174,56 @@ class QueryView(APIView):
             found = service.answer(question, asked.principal, **facts)  # type: ignore[arg-type]
             return Response(wire.answer_json(found))
         prepared = service.prepare(question, asked.principal, **facts)  # type: ignore[arg-type]
-        return event_stream(service.stream_prepared(prepared))
+        return event_stream(_begun(question, asked.principal, prepared))
 
 
-def event_stream(events: AsyncGenerator[AnswerEvent, None]) -> StreamingHttpResponse:
+class AnswerEventsView(APIView):
+    """The events of an answer again: for a minute, for whoever asked."""
+
+    required_scopes = {"GET": Scope.QUERY}
+    renderer_classes = [JSONRenderer, EventStreamRenderer]
+
+    @extend_schema(
+        operation_id="answer_events",
+        tags=["answers"],
+        parameters=[
+            OpenApiParameter(
+                "Last-Event-ID", int, OpenApiParameter.HEADER, description="Number of the last event that arrived."
+            )
+        ],
+        responses={(200, EVENT_STREAM): OpenApiResponse(response=str, description="As `POST /rag/query` streams.")},
+    )
+    def get(self, request: Request, request_id: UUID) -> HttpResponseBase:
+        """Go on with an answer whose connection broke."""
+        principal = cast(ApiRequest, request).principal
+        last = request.headers.get("Last-Event-ID", "0")
+        if not (last.isascii() and last.isdigit() and len(last) < 10):
+            fault = "The number of the last event that arrived."
+            raise InvalidRequest(f"Last-Event-ID: {fault}", errors={"Last-Event-ID": fault})
+        relay.ensure_kept(str(request_id), principal)
+        return event_stream(relay.follow(str(request_id), principal, int(last)))
+
+
+class AnswerView(APIView):
+    required_scopes = {"DELETE": Scope.QUERY}
+
+    @extend_schema(operation_id="stop_answer", tags=["answers"], responses={202: None})
+    def delete(self, request: Request, request_id: UUID) -> Response:
+        """Stop an answer that is being written. What there is until then stays."""
+        relay.stop_from_thread(str(request_id), cast(ApiRequest, request).principal)
+        return Response(status=202)
+
+
+async def _begun(
+    question: AnswerRequest, principal: Principal, prepared: service.Prepared
+) -> AsyncGenerator[relay.Event, None]:
+    relay.start(question, principal, request_id=prepared.request_id, prepared=prepared)
+    async with aclosing(relay.follow(prepared.request_id, principal)) as events:
+        async for event in events:
+            yield event
+
+
+def event_stream(events: AsyncGenerator[relay.Event, None]) -> StreamingHttpResponse:
     """Events as server-sent events, each sent as soon as it is there."""
     response = StreamingHttpResponse(_encoded(events), content_type=f"{EVENT_STREAM}; charset=utf-8")
     response["Cache-Control"] = "no-store"
@@ -183,12 +231,10 @@ def event_stream(events: AsyncGenerator[AnswerEvent, None]) -> StreamingHttpResp
     return response
 
 
-async def _encoded(events: AsyncGenerator[AnswerEvent, None]) -> AsyncIterator[bytes]:
+async def _encoded(events: AsyncGenerator[relay.Event, None]) -> AsyncIterator[bytes]:
     async with aclosing(events) as open_:
-        number = 0
-        async for event in open_:
-            number += 1
-            yield encode_event(str(number), *wire.event_json(event))
+        async for number, name, data in open_:
+            yield encode_event(str(number), name, data)
 
 
 def encode_event(identifier: str, name: str, data: Any) -> bytes:

@@ -1,17 +1,15 @@
 """The pages of retrieval, relative to the site's root."""
 
 from django.urls import path
-from django.views.generic import RedirectView
 
-from ops.access import requires
-from ops.contracts.principal import Scope
+from rag.chat import pages as chat
 from rag.pages import actions, collections, documents, evaluations, originals, runs, search, uploads
 
-# Until there is a chat to begin with, the front page is the search.
-_front = requires(GET=Scope.QUERY)(RedirectView.as_view(pattern_name="search", query_string=True))
-
 urlpatterns = [
-    path("", _front, name="front"),
+    path("", chat.chat_page, name="front"),
+    path("c/<uuid:conversation_id>/", chat.chat_page, name="conversation"),
+    path("shared/<uuid:share_id>/", chat.shared_page, name="shared-conversation"),
+    path("passages/<int:pk>/", chat.passage, name="passage"),
     path("search/", search.search_page, name="search"),
     path("documents/", documents.document_list, name="documents"),
     path("documents/upload/", uploads.upload, name="upload"),

@@ -48,7 +48,7 @@ def sign_in(visitor: Visitor, backstage: Backstage) -> None:
     page.get_by_label("User name").fill("ada")
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_role("searchbox", name="Search for")).to_be_visible()
+    expect(page.get_by_role("textbox", name="Your question")).to_be_visible()
 
 
 def test_no_page_needs_what_the_policy_forbids(visitor: Visitor, backstage: Backstage) -> None:

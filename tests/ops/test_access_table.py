@@ -22,6 +22,9 @@ OPEN = {
     ("GET", "health/ready"),
     ("GET", "sign-in/"),
     ("POST", "sign-in/"),
+    ("POST", "sign-in/sso/"),
+    ("GET", "sign-in/oidc/<str:provider_id>/callback/"),
+    ("GET", "sign-in/ended/"),
     ("POST", "sign-out/"),
 }
 """What anybody may call. A line more here is a decision, and belongs into docs/security.md."""

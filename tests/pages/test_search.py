@@ -25,9 +25,9 @@ ATTACK = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
 def test_the_front_page_leads_to_the_search(visitor: Client) -> None:
-    response = visitor.get("/")
-    assert response.status_code == 302
-    assert response.url == "/search/"
+    page = parse(visitor.get("/", {"q": "tea"}))
+    assert "Search instead" in [link.text_content().strip() for link in page.cssselect("a[href='/search/']")]
+    assert one(page, "#question").text == "tea"
 
 
 class TestResults:

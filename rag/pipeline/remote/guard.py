@@ -50,6 +50,12 @@ class CircuitBreaker:
             return True
 
     @property
+    def is_open(self) -> bool:
+        """Whether it has opened and nobody is due to try; asking takes no turn."""
+        with self._lock:
+            return self._failures >= self._limit and self._clock() < self._next_trial_at
+
+    @property
     def reason(self) -> str:
         """Why the last call failed; empty after a success."""
         return self._reason

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 
 from models_registry.live import view
+from models_registry.models import Agent
+from rag.answers.backends import http
 from rag.models import Collection
+from tests.patience import PATIENCE_S
+from tests.rag.answers.model_server import ModelServer
 from tests.rag.pipeline.support import Text, fill
 
 DOCUMENTS = {
@@ -36,3 +43,25 @@ def bees(module_transaction: None, embedded_stack: object) -> Collection:
     collection = Collection.objects.create(slug="bees")
     fill(collection, DOCUMENTS)
     return collection
+
+
+@pytest.fixture
+def server(settings: Any) -> Iterator[ModelServer]:
+    settings.OPS_OUTGOING_ALLOWED = ("127.0.0.1",)
+    settings.RAG_MODEL_CONNECT_TIMEOUT_S = settings.RAG_MODEL_FIRST_TOKEN_TIMEOUT_S = PATIENCE_S
+    http.forget_breakers()
+    made = ModelServer()
+    yield made
+    made.close()
+    http.forget_breakers()
+
+
+@pytest.fixture
+def agents(db: None, settings: Any, server: ModelServer) -> None:
+    """The agent ``bee``, whose first model has no server, and whose second is the tests' own."""
+    settings.REGISTRY_OLLAMA_URLS = (server.url,)
+    settings.REGISTRY_OPENAI_URLS = ()
+    Agent.objects.filter(slug="bee").delete()
+    Agent.objects.create(
+        slug="bee", name="Bee", persona="You are a bee.", model_order=["openai/none", "ollama/mistral:7b", "extractive"]
+    )

@@ -156,7 +156,7 @@ def test_the_api_streams_retrieval_then_words_then_the_whole(
         return work()
 
     # The test's transaction is this thread's.
-    monkeypatch.setattr(service, "_in_thread", here)
+    monkeypatch.setattr(service, "in_thread", here)
     events = events_of(response)
     names = [name for name, _ in events]
     assert (names[0], names[-1]) == ("retrieval", "done")

@@ -1,0 +1,1 @@
+"""Conversations with agents: kept, shared, judged, and led over a websocket."""
