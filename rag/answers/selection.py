@@ -29,7 +29,7 @@ DUPLICATE = 0.92
 MAX_QUOTED = 4
 LEAST_SHARE = 0.6
 """Of the best sentence's relevance: what is below adds nothing."""
-MAX_EMBEDDED = 48
+MAX_EMBEDDED = 32
 """Sentences that are embedded: those with most of the query's words, the first of each passage among them."""
 LEAST_WORDS = 4
 """A shorter piece is a heading or a table's cell, which says nothing by itself."""
