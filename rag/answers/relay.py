@@ -206,7 +206,8 @@ async def _write(running: Running, keeper: _Keeper, prepared: service.Prepared) 
                 following: asyncio.Future[AnswerEvent] = asyncio.ensure_future(anext(events))
                 waiting: set[asyncio.Future[Any]] = {following, stopped}
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                if not following.done():
+                # A model that writes without a pause must not outrun its asker's stop.
+                if running.stop.is_set():
                     following.cancel()
                     with suppress(asyncio.CancelledError, StopAsyncIteration):
                         await following
