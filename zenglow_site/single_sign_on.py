@@ -40,14 +40,14 @@ MOST_GROUPS = 200
 SIGN_IN = declare_action("user.single_sign_on", "Somebody signed in by single sign-on, with these groups.")
 
 
-class AccountAdapter(DefaultAccountAdapter):
+class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]  # allauth has no types
     """Nobody makes a local account by themselves: operators do, or the provider's people are let in."""
 
     def is_open_for_signup(self, request: HttpRequest) -> bool:
         return False
 
 
-class SingleSignOnAdapter(DefaultSocialAccountAdapter):
+class SingleSignOnAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]  # allauth has no types
     def is_open_for_signup(self, request: HttpRequest, sociallogin: SocialLogin) -> bool:
         return True
 
