@@ -17,7 +17,7 @@ from rag.pipeline.types import Float32Array, Float64Array
 
 MEANING, WORDS, RANK = 0.55, 0.35, 0.10
 """Shares of a sentence's relevance: its vector's cosine to the query's, the query's words in it, its passage's score.
-Chosen on the public collections with `bench/answers.py`."""
+A first choice, not tuned: `bench/answers.py` is there to measure it."""
 
 FRAGMENT, QUESTION = 0.8, 0.5
 """What the relevance of a piece without an end, such as a heading, and of a question is multiplied by: neither says
