@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
+from rest_framework.negotiation import DefaultContentNegotiation
+from rest_framework.renderers import BaseRenderer
+from rest_framework.request import Request
 
 from ops.access import Access
 from ops.api.permissions import HasDeclaredScope
 
 
+class ByQueryToo(DefaultContentNegotiation):
+    """Beside ``Accept``, ``?format=json`` or ``yaml``, as tools that read OpenAPI documents ask."""
+
+    def select_renderer(
+        self, request: Request, renderers: Sequence[BaseRenderer], format_suffix: str | None = None
+    ) -> tuple[BaseRenderer, str]:
+        return super().select_renderer(request, renderers, format_suffix or request.query_params.get("format"))
+
+
 class SchemaView(SpectacularAPIView):
+    content_negotiation_class = ByQueryToo
     required_scopes = {"GET": Access.ANY_PRINCIPAL}
     permission_classes = (HasDeclaredScope,)
 

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,6 @@ from kombu.exceptions import OperationalError
 from pytest_django.fixtures import Settings
 
 from models_registry import processes
-from models_registry.processes import ProcessReport
 from ops import health_checks
 from ops.api import views
 from ops.contracts.health import HealthCheck, Report, State
@@ -170,7 +168,7 @@ class TestChecks:
         gone = subprocess.Popen([sys.executable, "-c", ""])
         gone.wait()
         name = f"worker {socket.gethostname()}:{gone.pid}"
-        processes._write(ProcessReport(name, "worker", time.time(), ()), processes.EXPIRES_S)
+        processes._write(name, "worker", (), processes.EXPIRES_S)
         try:
             assert name.removeprefix("worker ") in processes.workers()
             assert health_checks.workers_alive() == []
