@@ -91,7 +91,7 @@ def backstage(transactional_db: None, live_models: None, empty_cache: None) -> I
 
 
 # The tests' server speaks HTTP alone, so the dashboard goes on by polling. What the policy forbids reads otherwise.
-NO_SOCKETS_HERE = re.compile(r"^WebSocket connection to '\S+/ws/\w+' failed: .*Unexpected response code: 404$")
+NO_SOCKETS_HERE = re.compile(r"^WebSocket connection to '\S+/ws/[^']+' failed: .*Unexpected response code: 404$")
 
 
 class Visitor:
