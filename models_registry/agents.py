@@ -144,7 +144,8 @@ def save_agent(agent: Agent, principal: Principal) -> Agent:
             if agent.is_default:
                 Agent.objects.filter(is_default=True).exclude(pk=agent.pk).update(is_default=False)
             agent.save()
-            audit.record(principal, CREATE if is_new else UPDATE, agent.slug, {n: getattr(agent, n) for n in FIELDS})
+            action = CREATE if is_new else UPDATE
+            audit.record(principal, action, agent.slug, {n: getattr(agent, n) for n in FIELDS})
     except IntegrityError as error:
         raise Conflict(f"There is an agent '{agent.slug}' already.") from error
     return agent
