@@ -176,7 +176,8 @@ def share(conversation: Conversation, principal: Principal, *, shared: bool) -> 
     conversation.share_id = uuid.uuid4() if shared else None
     with transaction.atomic():
         conversation.save(update_fields=["share_id"])
-        audit.record(principal, SHARE if shared else UNSHARE, str(conversation.pk))
+        action = SHARE if shared else UNSHARE
+        audit.record(principal, action, str(conversation.pk))
     return conversation
 
 
