@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 from rest_framework.negotiation import DefaultContentNegotiation
@@ -17,9 +17,11 @@ class ByQueryToo(DefaultContentNegotiation):
     """Beside ``Accept``, ``?format=json`` or ``yaml``, as tools that read OpenAPI documents ask."""
 
     def select_renderer(
-        self, request: Request, renderers: Sequence[BaseRenderer], format_suffix: str | None = None
+        self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
     ) -> tuple[BaseRenderer, str]:
-        return super().select_renderer(request, renderers, format_suffix or request.query_params.get("format"))
+        asked = format_suffix or request.query_params.get("format")
+        chosen: tuple[BaseRenderer, str] = super().select_renderer(request, renderers, asked)
+        return chosen
 
 
 class SchemaView(SpectacularAPIView):
