@@ -85,6 +85,7 @@ class TestBuilding:
         before = live_version()
         build = work(space_builds.start(tiny, "bees", by=SYSTEM))
         space_builds.switch(build.pk, by=SYSTEM)
+        view.expire()  # as a commit does, which a test never comes to
         index(bees, Offer("late", "Bees that came after the switch."))
         assert coverage_of(bees, before).missing == 1
         reembedding.fill_live()
