@@ -235,6 +235,8 @@ class SocketConsumer(AsyncWebsocketConsumer):
             except (RedisError, OSError):
                 await asyncio.sleep(REDIS_PAUSE_S)
             finally:
+                # channels_redis keeps the queue of a channel whose wait was cancelled while it was the one that read.
+                getattr(layer, "receive_buffer", {}).pop(channel, None)
                 with suppress(RedisError, OSError):
                     for group in groups:
                         await layer.group_discard(group, channel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +28,7 @@ from ops.sockets.groups import tell
 from ops.sockets.handshake import PrincipalOfSocket
 from ops.sockets.metrics import PUSHES
 from tests.ops.sockets.client import opened
+from tests.patience import eventually
 from tests.serving import free_port
 from zenglow_site.embedded.stack import EmbeddedStack
 from zenglow_site.routing import websocket_urlpatterns
@@ -325,3 +327,10 @@ class TestConsumer:
                     pass
             await sync_to_async(tell)("test-probes", {"type": "probe.message", "text": "hello"})
             assert await socket.next() == {"type": "heard", "text": "hello"}
+
+    async def test_one_that_closed_leaves_no_queue_of_messages_behind(self, embedded_stack: EmbeddedStack) -> None:
+        layer: Any = get_channel_layer()
+        async with opened(probes, "/probe"):
+            # It is the one that reads from Redis.
+            await asyncio.to_thread(eventually, lambda: layer.receive_lock and layer.receive_lock.locked())
+        assert not layer.receive_buffer
