@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from time import perf_counter
 from types import TracebackType
@@ -106,6 +106,31 @@ def stage_ended(name: str, started: float, *, failed: bool = False) -> None:
     can't be, as between a call and its callback. No span.
     """
     _tell(name, (perf_counter() - started) * 1000, failed)
+
+
+class begun_stage:  # noqa: N801  (beside `stage`)
+    """A stage that begins now and is ended elsewhere, on any thread, once. Its span is below the one that is current
+    now.
+    """
+
+    __slots__ = ("_context", "_name", "_span", "_started")
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._context = copy_context()
+        self._span = None if _open_span is None else _open_span(name)
+        if self._span is not None:
+            self._context.run(self._span.__enter__)
+        self._started = perf_counter()
+
+    def end(self, error: BaseException | None = None, *, counts: bool = True) -> None:
+        """``counts=False``: it was given up, or its time is counted by other means, and no sink hears of it."""
+        if counts:
+            _tell(self._name, (perf_counter() - self._started) * 1000, error is not None)
+        span, self._span = self._span, None
+        if span is not None:
+            with nullcontext() if error is None else suppress(type(error)):
+                self._context.run(span.__exit__, None if error is None else type(error), error, None)
 
 
 def _tell(name: str, duration_ms: float, failed: bool) -> None:

@@ -19,7 +19,7 @@ from opentelemetry.trace import StatusCode
 from ops import tracing
 from ops.contracts.env import declared, load
 from ops.contracts.facts import collecting, note, trace_facts
-from ops.contracts.stage import stage, trace_stages
+from ops.contracts.stage import begun_stage, stage, trace_stages
 from ops.tracing.scrubbing import ScrubbingExporter
 from tests.collector import collector
 from zenglow_site.environment import BASE_DIR
@@ -107,6 +107,22 @@ def exported() -> Iterator[InMemorySpanExporter]:
     trace_stages(None)
     trace_facts(None)
     provider.shutdown()
+
+
+def test_a_stage_that_ends_on_another_thread_is_a_span_below_where_it_began(exported: InMemorySpanExporter) -> None:
+    with stage("pipeline"):
+        inner, failed, given_up = begun_stage("stt"), begun_stage("tts"), begun_stage("tts")
+    for end in (inner.end, lambda: failed.end(ValueError("no voice")), lambda: given_up.end(counts=False)):
+        thread = threading.Thread(target=end)
+        thread.start()
+        thread.join()
+    outer, first, second, third = exported.get_finished_spans()
+    assert {one.parent.span_id for one in (first, second, third) if one.parent} == {outer.get_span_context().span_id}
+    assert [one.status.status_code for one in (first, second, third)] == [
+        StatusCode.UNSET,
+        StatusCode.ERROR,
+        StatusCode.UNSET,
+    ]
 
 
 def one_span(exporter: InMemorySpanExporter) -> ReadableSpan:
