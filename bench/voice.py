@@ -2,6 +2,8 @@
 
 Recorded speech is replayed in real time, 32 ms at a time. The time is the client's own: from when the last frame with
 speech was sent until the first frame of the answer came. The server's split of it comes from its ``metrics`` message.
+Then one person speaks over the answer: how soon it is ducked, and how soon it stops, from when the first frame with
+speech was sent.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ SPOKEN = Path(__file__).resolve().parent.parent / "tests" / "voice" / "spoken"
 QUESTIONS = ("slow-queries", "restart-server")
 SESSIONS = (1, 2, 4, 8, 16)
 ROUNDS = 5
+LOUD = 500
+"""From this amplitude on a sample counts as speech."""
 FRAME_BYTES = 1024
 FRAME_S = 0.032
 PATIENCE_S = 60.0
@@ -36,6 +40,10 @@ DOCUMENTS = {
     "server": "To restart the server, stop it with Ctrl-C and run make run again. It takes ten seconds to come up.",
     "cache": "The cache of answers is kept for five minutes, and emptied when a document changes.",
 }
+LONG_ANSWER = "What does the runbook say about slow queries, and how do I restart the server?"
+OVER_IT = ("stop", "which-cache", "right", "yeah-okay")
+"""The first two are meant to stop it, the others are not."""
+OVER_ROUNDS = 6
 PARTS = ("endpoint_ms", "transcript_ms", "retrieval_ms", "first_token_ms", "first_audio_ms")
 
 
@@ -48,8 +56,14 @@ class Talker(WebSocketClientProtocol):
         self.started: asyncio.Future[str] = loop.create_future()
         self.first_sound: asyncio.Future[float] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
+        self.ducked: asyncio.Future[float] = loop.create_future()
+        self.interrupted: asyncio.Future[float] = loop.create_future()
+        self.gone: asyncio.Future[None] = loop.create_future()
         self.metrics: list[dict[str, Any]] = []
+        self.errors: list[str] = []
         self.heard = ""
+        self.plays = True
+        """Whether what comes is played at once, so that the next question need not wait for the end of the answer."""
         self._sequence = self._position = 0
 
     def onOpen(self) -> None:  # noqa: N802  (Autobahn's names)
@@ -59,9 +73,9 @@ class Talker(WebSocketClientProtocol):
         if isBinary:
             if not self.first_sound.done():
                 self.first_sound.set_result(time.perf_counter())
-            # As if it were played at once, so that the next question need not wait for the end of the answer.
-            self._position += (len(payload) - 8) // 2
-            self.tell("audio.ack", position=self._position)
+            if self.plays:
+                self._position += (len(payload) - 8) // 2
+                self.tell("audio.ack", position=self._position)
             return
         message = json.loads(payload)
         match message["type"]:
@@ -73,11 +87,57 @@ class Talker(WebSocketClientProtocol):
                 self.heard = message["text"]
             case "metrics":
                 self.metrics.append(message)
+            case "audio.duck" if message["on"] and not self.ducked.done():
+                self.ducked.set_result(time.perf_counter())
+            case "interrupted":
+                self._position = message["position"]
+                if not self.interrupted.done():
+                    self.interrupted.set_result(time.perf_counter())
+            case "error":
+                self.errors.append(message["code"])
             case "turn.ended" if message["outcome"] != "cancelled" and not self.ended.done():
                 self.ended.set_result(None)
 
+    def onClose(self, wasClean: bool, code: int, reason: str) -> None:  # noqa: N802, N803
+        """Whoever still waits for something learns that it will not come."""
+        self.gone.set_result(None)
+        for waits in (self.started, self.first_sound, self.ended, self.ducked, self.interrupted):
+            if not waits.done():
+                waits.set_exception(ConnectionError(f"It was closed with {code}: {reason}"))
+                waits.exception()  # it is no fault where nobody waits
+
+    def send_frame(self, sequence: int, pcm: bytes) -> None:
+        self.sendMessage(bytes([1, 0, 0, 0]) + sequence.to_bytes(4, "little") + pcm, isBinary=True)
+
+    def send_sound(self, pcm: bytes) -> None:
+        """All of it at once."""
+        for start in range(0, len(pcm) - FRAME_BYTES + 1, FRAME_BYTES):
+            self._sequence += 1
+            self.send_frame(self._sequence, pcm[start : start + FRAME_BYTES])
+
     def tell(self, name: str, **fields: Any) -> None:
         self.sendMessage(json.dumps({"type": name} | fields).encode())
+
+    async def speak_over(self, pcm: bytes, begins_at: int) -> tuple[float | None, float | None]:
+        """Milliseconds from the first frame with speech until it was told to duck, and to stop; ``None``: never."""
+        loop = asyncio.get_running_loop()
+        self.first_sound, self.ducked, self.interrupted = (loop.create_future() for _ in range(3))
+        self.plays = False
+        self.tell("input.text", text=LONG_ANSWER)
+        await asyncio.wait_for(self.first_sound, PATIENCE_S)
+        await asyncio.sleep(0.3)
+        began, speech_began = time.perf_counter(), 0.0
+        for number, start in enumerate(range(0, len(pcm) - FRAME_BYTES + 1, FRAME_BYTES)):
+            await asyncio.sleep(max(began + number * FRAME_S - time.perf_counter(), 0))
+            if start <= begins_at < start + FRAME_BYTES:
+                speech_began = time.perf_counter()
+            self.send_sound(pcm[start : start + FRAME_BYTES])
+        times = [
+            (one.result() - speech_began) * 1000 if one.done() else None for one in (self.ducked, self.interrupted)
+        ]
+        self.tell("stop")
+        await asyncio.sleep(0.3)
+        return times[0], times[1]
 
     async def ask(self, pcm: bytes, speech_ends_at: int) -> float:
         """Milliseconds from the frame in which speech ends to the first sound."""
@@ -86,9 +146,7 @@ class Talker(WebSocketClientProtocol):
         began, speech_ended = time.perf_counter(), 0.0
         for number, start in enumerate(range(0, len(pcm) - FRAME_BYTES + 1, FRAME_BYTES)):
             await asyncio.sleep(max(began + number * FRAME_S - time.perf_counter(), 0))
-            self._sequence += 1
-            header = bytes([1, 0, 0, 0]) + self._sequence.to_bytes(4, "little")
-            self.sendMessage(header + pcm[start : start + FRAME_BYTES], isBinary=True)
+            self.send_sound(pcm[start : start + FRAME_BYTES])
             if start <= speech_ends_at < start + FRAME_BYTES:
                 speech_ended = time.perf_counter()
             if self.first_sound.done():
@@ -104,20 +162,48 @@ def recording(name: str) -> tuple[bytes, int]:
         pcm = file.readframes(file.getnframes())
     samples = np.abs(np.frombuffer(pcm, "<i2").astype(np.int32))
     lead = bytes(16_000)
-    end = len(lead) + 2 * int(np.nonzero(samples > 500)[0][-1])
+    end = len(lead) + 2 * int(np.nonzero(samples > LOUD)[0][-1])
     return lead + pcm + bytes(3 * 32_000), end
+
+
+async def one_talker(port: int) -> tuple[Talker, str]:
+    """Connected, with why it was refused, if it was."""
+    factory = WebSocketClientFactory(f"ws://127.0.0.1:{port}/ws/voice")
+    factory.protocol = Talker
+    _, talker = await asyncio.get_running_loop().create_connection(factory, "127.0.0.1", port)
+    return talker, await asyncio.wait_for(talker.started, PATIENCE_S)
+
+
+async def interruptions(port: int) -> None:
+    """Speak over the answer, and print how soon it is ducked and stopped."""
+    print("said over the answer   duck p50    p95    stop p50    p95   stopped")
+    for name in OVER_IT:
+        pcm, end = recording(name)
+        begin = int(np.nonzero(np.abs(np.frombuffer(pcm, "<i2").astype(np.int32)) > LOUD)[0][0]) * 2
+        ducked: list[float] = []
+        stopped: list[float] = []
+        for _ in range(OVER_ROUNDS):
+            talker, _ = await one_talker(port)
+            duck, stop = await talker.speak_over(pcm[: end + 40 * FRAME_BYTES], begin)
+            ducked += [duck] if duck is not None else []
+            stopped += [stop] if stop is not None else []
+            talker.tell("session.end")
+            await asyncio.wait_for(talker.gone, PATIENCE_S)
+        figures = "  ".join(
+            f"{percentile(times, 0.5):>8.0f} {percentile(times, 0.95):>6.0f}" if times else "       –      –"
+            for times in (ducked, stopped)
+        )
+        spoken_ms = (end - begin) / 32
+        print(f"{name:<14} ({spoken_ms:>4.0f} ms) {figures}   {len(stopped)} of {OVER_ROUNDS}")
 
 
 async def people(port: int, count: int) -> tuple[list[float], list[dict[str, Any]], int, list[str]]:
     """All of ``count`` people ask at the same time, ``ROUNDS`` times each, after one question to warm up."""
-    loop = asyncio.get_running_loop()
     talkers: list[Talker] = []
     refused = 0
     for _ in range(count):
-        factory = WebSocketClientFactory(f"ws://127.0.0.1:{port}/ws/voice")
-        factory.protocol = Talker
-        _, talker = await loop.create_connection(factory, "127.0.0.1", port)
-        if await asyncio.wait_for(talker.started, PATIENCE_S):
+        talker, refusal = await one_talker(port)
+        if refusal:
             refused += 1
         else:
             talkers.append(talker)
@@ -167,6 +253,7 @@ def main(counts: Sequence[int]) -> int:
                 met = p50 <= TARGET_P50_MS and p95 <= TARGET_P95_MS
                 print(f"        one of what was heard: {heard[-1]!r}; {sum(one['speculative'] for one in metrics)} of "
                       f"{len(metrics)} were looked up before the turn was over")  # fmt: skip
+        asyncio.run(interruptions(port))
     print(f"alone, p50 ≤ {TARGET_P50_MS:.0f} ms and p95 ≤ {TARGET_P95_MS:.0f} ms: {'met' if met else 'NOT met'}")
     return 0 if met else 1
 

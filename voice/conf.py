@@ -105,6 +105,12 @@ declare(
         maximum=80,
     ),
     Variable(
+        "VOICE_KEEP_TRANSCRIPTS",
+        Kind.BOOLEAN,
+        "Keep spoken conversations like typed ones, unless whoever talks turns it off. Sound is never kept.",
+        default=True,
+    ),
+    Variable(
         "VOICE_VOCABULARY",
         Kind.BOOLEAN,
         "Mix a collection's own words into what the ears expect. Questions about it are heard better, all else worse.",

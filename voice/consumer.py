@@ -14,7 +14,7 @@ from ops.sockets.consumer import SocketConsumer
 from ops.sockets.handshake import charge_socket
 from ops.sockets.threads import in_thread
 from rag.models import Collection
-from voice import protocol, sessions
+from voice import opus, protocol, sessions
 from voice.engines.contracts import Style
 from voice.session import Options, VoiceSession
 from voice.turns.manager import Asked, Committed, Stopped
@@ -24,7 +24,7 @@ GRACE_MESSAGES = 400
 """JSON messages that a client may send at once; then `MESSAGES_PER_S`. Acknowledgements come ten times a second."""
 MESSAGES_PER_S = 40.0
 REVOKED = frozenset({4401, 4403})
-_waiting: set[asyncio.Task[None]] = set()
+_closing: set[asyncio.Task[None]] = set()
 
 
 class VoiceConsumer(SocketConsumer):
@@ -67,8 +67,7 @@ class VoiceConsumer(SocketConsumer):
 
     async def received_bytes(self, data: bytes) -> None:
         session = self._running()
-        sequence, pcm = protocol.check_sound(data)
-        session.take_sound(sequence, pcm)
+        session.take_sound(*protocol.check_sound(data, session.options.input_format))
 
     async def closed(self, code: int) -> None:
         session = getattr(self, "_session", None)
@@ -79,10 +78,6 @@ class VoiceConsumer(SocketConsumer):
             session.end()
             return
         session.detach(self)
-        # Not of this socket's tasks, which end with it.
-        task = asyncio.create_task(sessions.wait_or_end(session))
-        _waiting.add(task)
-        task.add_done_callback(_waiting.discard)
 
     def _running(self) -> VoiceSession:
         if self._session is None or self._session.is_over:
@@ -131,6 +126,9 @@ class VoiceConsumer(SocketConsumer):
             style=Style(content.get("style", settings.VOICE_STYLE)),
             hands_free=content.get("hands_free", True),
             acknowledges=content.get("acknowledges", False),
+            keep_transcript=content.get("keep_transcript", True),
+            input_format=_format(content.get("input_format")),
+            output_format=_format(content.get("output_format")),
         )
         return await sessions.begin(self.principal, options, in_thread, self._charge), False
 
@@ -156,8 +154,12 @@ class VoiceConsumer(SocketConsumer):
 
 def _close_soon(consumer: VoiceConsumer) -> None:
     task = asyncio.ensure_future(consumer.close(1000))
-    _waiting.add(task)
-    task.add_done_callback(_waiting.discard)
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)
+
+
+def _format(asked: str | None) -> protocol.Format:
+    return "opus" if asked == "opus" and opus.is_installed() else "pcm16"
 
 
 def _require_collection(slug: str, principal: Principal) -> None:

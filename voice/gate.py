@@ -6,7 +6,8 @@
              p < 0.35 for `PAUSE_FRAMES`
 
 While the agent's voice is played, a frame has to be loud besides: at most ``echo_margin_db`` below what is played. The
-detector fires on the agent's own voice in the microphone down to 40 dB below it.
+detector fires on the agent's own voice in the microphone down to 40 dB below it. One frame before speech counts as
+begun it is suspected, which is enough to play softly; it is dismissed when the next frame is none.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ SILENCE_BELOW = 0.35
 START_FRAMES = 2
 START_FRAMES_OVER_VOICE = 3
 """More where a false start costs the agent its voice: 106 ms after the onset, in the median."""
+SUSPECT_FRAMES = 2
 PAUSE_FRAMES = 6
 """192 ms: of 100 sentences one was cut in two by so short a pause, and it is put together again."""
 PRE_ROLL_FRAMES = 12
@@ -35,6 +37,8 @@ FRAME_MS = 32
 class Transition(StrEnum):
     STARTED = "started"
     PAUSED = "paused"
+    SUSPECTED = "suspected"
+    DISMISSED = "dismissed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,8 @@ class Marked:
     probability: float
     level_db: float
     silent_ms: int = 0
+    clipped: float = 0.0
+    """At a pause: which share of the speech before it was as loud as can be, which is louder than it can be heard."""
 
 
 @dataclass(slots=True)
@@ -62,6 +68,9 @@ class SpeechGate:
     _before: deque[bytes] = field(default_factory=lambda: deque(maxlen=PRE_ROLL_FRAMES))
     _run: int = 0
     _quiet: int = 0
+    _suspects: bool = False
+    _samples: int = 0
+    _clipped: int = 0
 
     def take(self, pcm: bytes, playing_db: float | None = None) -> list[Marked]:
         """Mark each whole frame. ``playing_db``: the level of what is being played, ``None`` for nothing."""
@@ -79,7 +88,7 @@ class SpeechGate:
         self.detector.reset()
         self._rest.clear()
         self._before.clear()
-        self.is_open, self._run, self._quiet = False, 0, 0
+        self.is_open, self._run, self._quiet, self._suspects = False, 0, 0, False
 
     def _mark(self, frame: bytes, playing_db: float | None) -> Marked:
         probability, level_db = self.detector(frame), level_of(frame)
@@ -87,18 +96,30 @@ class SpeechGate:
         if not self.is_open:
             self._run = self._run + 1 if probability >= SPEECH_AT and is_loud else 0
             if self._run >= (START_FRAMES if playing_db is None else START_FRAMES_OVER_VOICE):
-                self.is_open, self._run, self._quiet = True, 0, 0
+                self.is_open, self._run, self._quiet, self._suspects = True, 0, 0, False
+                self._samples = self._clipped = 0
                 sound = b"".join([*self._before, frame])
                 self._before.clear()
                 return Marked(Transition.STARTED, sound, probability, level_db)
             self._before.append(frame)
-            return Marked(None, b"", probability, level_db)
+            return Marked(self._suspicion(playing_db), b"", probability, level_db)
+        self._samples += len(frame) // 2
+        self._clipped += clipped_in(frame)
         self._quiet = self._quiet + 1 if probability < SILENCE_BELOW else 0
         if self._quiet >= PAUSE_FRAMES:
             silent_ms = self._quiet * FRAME_MS
             self.is_open, self._quiet = False, 0
-            return Marked(Transition.PAUSED, frame, probability, level_db, silent_ms)
+            return Marked(
+                Transition.PAUSED, frame, probability, level_db, silent_ms, self._clipped / max(self._samples, 1)
+            )
         return Marked(None, frame, probability, level_db)
+
+    def _suspicion(self, playing_db: float | None) -> Transition | None:
+        suspects = playing_db is not None and self._run >= SUSPECT_FRAMES
+        if suspects == self._suspects or (self._run and not suspects):
+            return None
+        self._suspects = suspects
+        return Transition.SUSPECTED if suspects else Transition.DISMISSED
 
 
 def level_of(pcm: bytes) -> float:
@@ -106,3 +127,9 @@ def level_of(pcm: bytes) -> float:
     samples = np.frombuffer(pcm, "<i2").astype(np.float32)
     power = float(np.mean(samples**2)) if samples.size else 0.0
     return 10 * float(np.log10(power / 32768**2)) if power > 0 else -120.0
+
+
+def clipped_in(pcm: bytes) -> int:
+    """How many samples are as loud as can be."""
+    samples = np.frombuffer(pcm, "<i2")
+    return int(np.count_nonzero((samples == 32767) | (samples == -32768)))

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from ops.contracts.metrics import declare_counter, declare_gauge, declare_latency
 from ops.contracts.principal import Principal, PrincipalKind
-from ops.contracts.stage import stage_ended
+from ops.contracts.stage import begun_stage
 from ops.instrumentation.performance import PerformanceRow, performance_writer
 from rag.query_log import query_hmac
 
@@ -43,7 +43,9 @@ def record_turn(
     )
 
 
-def note_stage(name: str, started: float, future: Future[Any]) -> None:
-    """The stage that an engine has ended, unless it was cancelled; ``started`` is of `time.perf_counter`."""
-    if not future.cancelled():
-        stage_ended(name, started, failed=future.exception() is not None)
+def end_stage(stage: begun_stage, future: Future[Any]) -> None:
+    """An engine's stage ends with its future; it counts unless it was cancelled."""
+    if future.cancelled():
+        stage.end(counts=False)
+    else:
+        stage.end(future.exception())

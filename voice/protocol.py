@@ -23,6 +23,7 @@ AUDIO_IN, AUDIO_OUT = 1, 2
 LAST_OF_SENTENCE = 1
 
 Direction = Literal["in", "out"]
+Format = Literal["pcm16", "opus"]
 Schema = Mapping[str, Any]
 
 STRING: Schema = {"type": "string"}
@@ -30,6 +31,7 @@ NUMBER: Schema = {"type": "number"}
 INTEGER: Schema = {"type": "integer", "minimum": 0}
 BOOLEAN: Schema = {"type": "boolean"}
 NAME: Schema = {"type": "string", "maxLength": 100}
+FORMAT: Schema = {"enum": ["pcm16", "opus"]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +64,15 @@ def _options(required: bool) -> dict[str, Field]:
     return {
         "collection": Field(NAME, "Slug of the collection that answers.", False),
         "agent": Field(NAME, "Slug of the agent that answers.", False),
-        "voice": Field(NAME, "Voice, of those that `session.started` lists.", False),
+        "voice": Field(NAME, "One of those that `session.started` lists; empty or left out: the agent's own.", False),
         "style": Field(
             {"enum": ["analytical", "teaching", "explaining", "encouraging"]}, "Manner in which it is spoken.", False
         ),
         "hands_free": Field(
             BOOLEAN, "Whether silence ends a turn; otherwise `input.commit` does, when a button is let go.", False
+        ),
+        "keep_transcript": Field(
+            BOOLEAN, "Whether what is said from now on is kept as a conversation. It is unless this says no.", False
         ),
     }
 
@@ -82,6 +87,8 @@ MESSAGES: tuple[Message, ...] = (
                 {"type": "array", "items": INTEGER, "minItems": 1, "maxItems": 16}, "Versions it speaks."
             ),
             "sample_rate": Field(INTEGER, f"Of what it will send; only {INPUT_RATE_HZ} is taken.", False),
+            "input_format": Field(FORMAT, "Of the sound that it will send; PCM16 unless it says otherwise.", False),
+            "output_format": Field(FORMAT, "Of the sound that it wants.", False),
             "acknowledges": Field(BOOLEAN, "Whether it sends `audio.ack`; otherwise it plays in real time.", False),
             "resume": Field(NAME, "The `token` of the session to go on with.", False),
             **_options(False),
@@ -113,8 +120,12 @@ MESSAGES: tuple[Message, ...] = (
             "token": Field(STRING, "For `resume`. Keep it to yourself."),
             "resumed": Field(BOOLEAN, "Whether it goes on with an earlier one."),
             "resume_s": Field(NUMBER, "How long it waits for a lost connection."),
-            "input_rate": Field(INTEGER, "Of what is to be sent: PCM16, mono."),
-            "output_rate": Field(INTEGER, "Of what will be sent: PCM16, mono."),
+            "input_rate": Field(INTEGER, "Of the PCM16 that is to be sent."),
+            "output_rate": Field(INTEGER, "Of what will be sent, and in which positions count."),
+            "input_format": Field(
+                FORMAT, "What is to be sent: PCM16 where Opus was offered and can't be decoded here."
+            ),
+            "output_format": Field(FORMAT, "What will be sent."),
             "collection": Field(STRING, "The collection that answers."),
             "voices": Field({"type": "array", "items": STRING}, "Voices, the one that speaks first."),
             "engines": Field({"type": "object"}, "`name@version` of what hears, speaks and judges."),
@@ -227,6 +238,12 @@ MESSAGES: tuple[Message, ...] = (
         "resumed", "out", "It goes on from the sentence that was interrupted.", {"sentence": Field(INTEGER, "Which.")}
     ),
     Message(
+        "transcript.kept",
+        "out",
+        "What is said is kept as a conversation, to be read, searched, exported and deleted like those that are typed.",
+        {"conversation": Field(STRING, "Its id, as in `/rag/conversations/{id}`.")},
+    ),
+    Message(
         "metrics",
         "out",
         "Where the time of a turn went, in milliseconds since the end of the speech.",
@@ -247,7 +264,10 @@ MESSAGES: tuple[Message, ...] = (
         "out",
         "Something failed; the session goes on unless `fatal`.",
         {
-            "code": Field(STRING, "Short and fixed: `stt-failed`, `tts-failed`, `answer-failed`, `audio-dropped`, …"),
+            "code": Field(
+                STRING,
+                "Short and fixed: `stt-failed`, `tts-failed`, `answer-failed`, `audio-dropped`, `audio-clipped`, …",
+            ),
             "detail": Field(STRING, "What to do."),
             "fatal": Field(BOOLEAN, "Whether the socket is closed."),
         },
@@ -309,29 +329,30 @@ def _fault(value: object, schema: Schema) -> str | None:
     raise AssertionError(f"no check for {schema}")
 
 
-def check_sound(data: bytes) -> tuple[int, bytes]:
-    """Sequence number and PCM of a binary message. Raises `InvalidRequest`."""
-    if len(data) < FRAME.size + 2:
-        raise InvalidRequest(f"A binary message has a header of {FRAME.size} bytes and PCM16 behind it.")
+def check_sound(data: bytes, sound_format: Format = "pcm16") -> tuple[int, bytes]:
+    """Sequence number and sound of a binary message. Raises `InvalidRequest`."""
+    if len(data) < FRAME.size + (1 if sound_format == "opus" else 2):
+        raise InvalidRequest(f"A binary message has a header of {FRAME.size} bytes and sound behind it.")
     kind, _, _, sequence = FRAME.unpack_from(data)
     if kind != AUDIO_IN:
         raise InvalidRequest(f"Binary messages to the server are of kind {AUDIO_IN}, not {kind}.")
-    if (len(data) - FRAME.size) % 2:
+    if sound_format == "pcm16" and (len(data) - FRAME.size) % 2:
         raise InvalidRequest("PCM16 has an even number of bytes.")
     return sequence, data[FRAME.size :]
 
 
-def sound_frame(sentence: int, sequence: int, pcm: bytes, *, is_last: bool) -> bytes:
+def sound_frame(sentence: int, sequence: int, sound: bytes, *, is_last: bool) -> bytes:
     flags = LAST_OF_SENTENCE if is_last else 0
-    return FRAME.pack(AUDIO_OUT, flags, sentence & 0xFFFF, sequence & 0xFFFFFFFF) + pcm
+    return FRAME.pack(AUDIO_OUT, flags, sentence & 0xFFFF, sequence & 0xFFFFFFFF) + sound
 
 
 def asyncapi() -> dict[str, Any]:
     """The protocol as an AsyncAPI 3.0 document."""
     binary = {
-        "audio.in": "Client to server: `<BBHI` (kind 1, flags 0, sentence 0, sequence number), PCM16, mono, 16 kHz.",
+        "audio.in": "Client to server: `<BBHI` (kind 1, flags 0, sentence 0, sequence number), then PCM16, mono, at "
+        "`input_rate`, or one Opus packet, mono.",
         "audio.out": "Server to client: `<BBHI` (kind 2, flags, sentence, sequence number), then PCM16, mono, at "
-        "`output_rate`. Flag 1: the last of its sentence.",
+        "`output_rate`, or one Opus packet of 20 ms, mono. Flag 1: the last of its sentence.",
     }
     messages: dict[str, Any] = {
         _key(message.name): {
@@ -388,7 +409,8 @@ def reference_page() -> str:
         "",
         "Binary messages begin with eight bytes, little endian: kind (1 byte: 1 from the client, 2 from the server),",
         "flags (1 byte; 1: the last of its sentence), sentence (2 bytes), sequence number (4 bytes). PCM of 16 bits,",
-        "mono, follows. A frame that is not newer than the last one is dropped.",
+        "mono, follows, or where both sides agreed on it in `session.start` and `session.started` one Opus packet. A",
+        "frame that is not newer than the last one is dropped.",
     ]
     for direction, title in (("in", "To the server"), ("out", "From the server")):
         lines += ["", f"## {title}"]

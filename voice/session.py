@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from django.conf import settings
@@ -22,13 +24,21 @@ from django.conf import settings
 from ops.api.problems import as_problem
 from ops.contracts.principal import Principal
 from ops.contracts.problems import Problem
-from ops.contracts.stage import stage
+from ops.contracts.stage import begun_stage, stage_ended
 from ops.identifiers import uuid7
 from ops.sockets.threads import in_thread
 from rag.answers import contracts
-from rag.answers.contracts import AnswerRequest, CitationEvent, ErrorEvent, RetrievalEvent, TokenEvent
-from rag.answers.service import Prepared, prepare, stream_prepared
-from voice import metrics
+from rag.answers.contracts import (
+    Answer,
+    AnswerRequest,
+    CitationEvent,
+    DoneEvent,
+    ErrorEvent,
+    RetrievalEvent,
+    TokenEvent,
+)
+from rag.answers.service import Draft, Prepared, conclude_stopped, prepare, stream_prepared
+from voice import metrics, opus, transcripts
 from voice.engines.contracts import (
     BYTES_PER_MS,
     EngineError,
@@ -41,8 +51,9 @@ from voice.engines.contracts import (
     VoiceActivityDetector,
 )
 from voice.gate import Marked, SpeechGate, Transition
+from voice.opus import DamagedPacketError, OpusDecoder, OpusEncoder
 from voice.playback import MOST_AHEAD_MS, Playback
-from voice.protocol import INPUT_RATE_HZ, VERSIONS, sound_frame
+from voice.protocol import INPUT_RATE_HZ, VERSIONS, Format, sound_frame
 from voice.sentences import Sentences
 from voice.spoken_text import spoken
 from voice.turns.endpointing import Completeness, Waits, completeness
@@ -81,8 +92,18 @@ POLL_S = 0.03
 IDLE_S = 5.0
 BACKLOG_MS = 4000
 """Sound that may wait to be listened to; of more the oldest is dropped."""
+MOST_PIECES = 200
+"""The same in pieces: an Opus packet of a few bytes may hold 120 ms."""
 MOST_CONTROL = 2048
 OUT_FRAME_MS = 100
+CLIPPED = 0.01
+"""The share of samples at the end of the scale above which somebody is told, once."""
+DROPPED = {
+    "order": "Sound came out of order.",
+    "backlog": "Sound came faster than it can be heard.",
+    "damaged": "Some of the sound is no Opus.",
+}
+"""What is told of frames that were not heard, by reason."""
 REMEMBERED_TURNS = 8
 SPOKEN_LONGEST = 900
 
@@ -107,6 +128,9 @@ class Options:
     style: Style = Style.EXPLAINING
     hands_free: bool = True
     acknowledges: bool = False
+    keep_transcript: bool = True
+    input_format: Format = "pcm16"
+    output_format: Format = "pcm16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +149,10 @@ class Parts:
 class Stretch:
     """Speech without a pause. A turn consists of one or several."""
 
-    recognition: Recognition
+    recognition: Recognition | None
+    """Until it is final: it holds the sound."""
+    vad: begun_stage
+    """Its span is as long as the speech."""
     text: str = ""
     confidence: float = 0.0
     is_open: bool = True
@@ -158,6 +185,15 @@ class Turn:
     first_token_at_ms: float | None = None
     speculative: bool = False
     task: asyncio.Task[None] | None = None
+    prepared: Prepared | None = None
+    draft: Draft = field(default_factory=Draft)
+    answer: Answer | None = None
+    failure: str = ""
+    voice: str = ""
+    """The agent's own."""
+    continues: Turn | None = None
+    """The interrupted one whose rest this is."""
+    kept: transcripts.Kept | None = None
     sentences: Sentences = field(default_factory=Sentences)
     lines: list[Line] = field(default_factory=list)
     is_written: bool = False
@@ -165,6 +201,8 @@ class Turn:
     has_failed: bool = False
     is_ended: bool = False
     heard: list[str] = field(default_factory=list)
+    is_cut: bool = False
+    """Whether the last sentence of ``heard`` was not heard to its end."""
     tts_ms: float = 0.0
     speaking_since_ms: float = 0.0
 
@@ -181,6 +219,8 @@ class VoiceSession:
         self.attached_to: Outlet | None = None
         """The socket that there is, at once; `outlet` follows when the session's task comes to it."""
         self.outlet: Outlet | None = None
+        self._alone_since_ms: float | None = None
+        """Since when there has been no socket. For ``VOICE_RESUME_S`` one may come."""
         self.is_over = False
         self.on_over: Callable[[], None] | None = None
         """Called when it has ended, for the socket to close."""
@@ -194,6 +234,8 @@ class VoiceSession:
         self._began_ms = self._last_input_ms = self.now_ms()
         self._last_sequence = -1
         self._seq = self._frame_number = self._turn_count = 0
+        self._decode = OpusDecoder() if options.input_format == "opus" else None
+        self._encode = OpusEncoder(parts.speak.sample_rate_hz) if options.output_format == "opus" else None
         self._gate = SpeechGate(parts.detector, settings.VOICE_ECHO_MARGIN_DB)
         self._manager = TurnManager(
             waits=Waits(
@@ -203,7 +245,8 @@ class VoiceSession:
             judge=parts.judge,
             hands_free=options.hands_free,
         )
-        self._playback = Playback(parts.speak.sample_rate_hz, options.acknowledges)
+        rate_hz = parts.speak.sample_rate_hz if self._encode is None else opus.RATE_HZ
+        self._playback = Playback(rate_hz, options.acknowledges)
         self._stretches: list[Stretch] = []
         self._speaker = ""
         self._said = ""
@@ -217,6 +260,9 @@ class VoiceSession:
         self._history: deque[contracts.Turn] = deque(maxlen=2 * REMEMBERED_TURNS)
         self._guess: tuple[str, asyncio.Task[Prepared]] | None = None
         self._told_drop_ms = -1e9
+        self._told_clipped = self._is_ducked = False
+        self._conversation: str | None = None
+        self._keeping: asyncio.Task[None] | None = None
 
     def now_ms(self) -> float:
         return time.monotonic() * 1000
@@ -228,23 +274,23 @@ class VoiceSession:
     # --- for the socket: each returns at once ----
 
     def attach(self, outlet: Outlet, *, is_resumed: bool) -> None:
-        self.attached_to = outlet
+        self.attached_to, self._alone_since_ms = outlet, None
         self._post(self._attached, outlet, is_resumed)
 
     def detach(self, outlet: Outlet) -> None:
         if self.attached_to is outlet:
-            self.attached_to = None
+            self.attached_to, self._alone_since_ms = None, self.now_ms()
         self._post(self._detached, outlet)
 
-    def take_sound(self, sequence: int, pcm: bytes) -> None:
+    def take_sound(self, sequence: int, sound: bytes) -> None:
         """Sound from the microphone. What is older than the last is dropped, and the oldest when too much waits."""
         if sequence <= self._last_sequence:
             self._drop("order", 1)
             return
         self._last_sequence = sequence
-        self._sound.append(pcm)
-        self._sound_bytes += len(pcm)
-        while self._sound_bytes > BACKLOG_MS * BYTES_PER_MS:
+        self._sound.append(sound)
+        self._sound_bytes += len(sound)
+        while self._sound_bytes > BACKLOG_MS * BYTES_PER_MS or len(self._sound) > MOST_PIECES:
             self._sound_bytes -= len(self._sound.popleft())
             self._drop("backlog", 1)
         self._wake.set()
@@ -280,6 +326,8 @@ class VoiceSession:
                     await self._listen()
                 await self._pump()
                 await self._look_at_clock()
+                if self._left_alone_s <= 0:
+                    self.is_over = True
                 if self.now_ms() - self._began_ms > longest_ms:
                     await self._error("session-too-long", "Begin a new session.", fatal=True)
                     self.is_over = True
@@ -291,7 +339,7 @@ class VoiceSession:
             # Others of this loop have their turn, too.
             await asyncio.sleep(0)
             return
-        timeout_s = POLL_S if self._is_sounding else IDLE_S
+        timeout_s = min(POLL_S if self._is_sounding else IDLE_S, max(self._left_alone_s, 0))
         deadline_ms = self._manager.situation.deadline_ms
         if deadline_ms is not None:
             left_s = (deadline_ms - self.now_ms()) / 1000
@@ -303,11 +351,22 @@ class VoiceSession:
         self._wake.clear()
 
     @property
+    def _left_alone_s(self) -> float:
+        """How long it still waits for a socket."""
+        if self._alone_since_ms is None:
+            return math.inf
+        waits_s: float = settings.VOICE_RESUME_S
+        return waits_s - (self.now_ms() - self._alone_since_ms) / 1000
+
+    @property
     def _is_sounding(self) -> bool:
-        return bool(self._made) or self.state in {State.SPEAKING, State.INTERRUPTED, State.RESUMING}
+        speaks = bool(self._made) or self.state in {State.SPEAKING, State.INTERRUPTED, State.RESUMING}
+        return speaks and self.outlet is not None
 
     def _post(self, work: Callable[..., Any], *arguments: Any) -> None:
-        """Have ``work`` done by the session's task. From its event loop only."""
+        """Have ``work`` done by the session's task, unless that is over. From its event loop only."""
+        if self.is_over:
+            return
         if len(self._control) >= MOST_CONTROL:
             logger.warning("A voice session is told too much at once; it is ended")
             self.is_over = True
@@ -325,8 +384,7 @@ class VoiceSession:
         now_ms = self.now_ms()
         if now_ms - self._told_drop_ms > 2000:
             self._told_drop_ms = now_ms
-            detail = "Sound came out of order." if reason == "order" else "Sound came faster than it can be heard."
-            self._post(self._error, "audio-dropped", detail)
+            self._post(self._error, "audio-dropped", DROPPED[reason])
 
     # --- the socket comes and goes ----
 
@@ -341,13 +399,17 @@ class VoiceSession:
             resumed=is_resumed,
             resume_s=settings.VOICE_RESUME_S,
             input_rate=INPUT_RATE_HZ,
-            output_rate=self.parts.speak.sample_rate_hz,
+            output_rate=self._playback.rate_hz,
+            input_format=self.options.input_format,
+            output_format=self.options.output_format,
             collection=self.options.collection,
             voices=list(self.parts.speak.voices()),
             engines=self.parts.labels,
             position=self._playback.sent,
         )
         await self._send("turn.state", state=self.state.value)
+        if self._conversation is not None:
+            await self._send("transcript.kept", conversation=self._conversation)
         if self._paused:
             lines, self._paused = self._paused, []
             await self._send("resumed", sentence=lines[0].index)
@@ -363,6 +425,7 @@ class VoiceSession:
             self._end_stretch()
             await self._happened(SpeechEnded(self.now_ms()))
         self._gate.reset()
+        self._is_ducked = False
         self._paused = self._silence()
 
     async def _updated(self, options: dict[str, Any]) -> None:
@@ -382,18 +445,22 @@ class VoiceSession:
     # --- hearing ----
 
     async def _listen(self) -> None:
-        pcm = b"".join(self._sound)
+        pieces = list(self._sound)
         self._sound.clear()
         self._sound_bytes = 0
         now_ms = self.now_ms()
         over_voice = self.state in {State.SPEAKING, State.INTERRUPTED, State.RESUMING}
         playing_db = self._playback.level_db(now_ms) if over_voice else None
-        marked = await self._loop.run_in_executor(_threads, self._gated, pcm, playing_db)
+        marked = await self._loop.run_in_executor(_threads, self._gated, pieces, playing_db)
         for mark in marked:
             if mark.transition is Transition.STARTED:
                 await self._begin_stretch()
                 await self._send("vad.started", over_voice=playing_db is not None)
                 await self._happened(SpeechStarted())
+            if mark.transition is Transition.SUSPECTED and self.state is State.SPEAKING:
+                await self._duck(True)
+            if mark.transition is Transition.DISMISSED and self.state is not State.INTERRUPTED:
+                await self._duck(False)
             if mark.sound:
                 await self._feed(mark.sound)
             if mark.transition is Transition.PAUSED:
@@ -402,28 +469,43 @@ class VoiceSession:
                 await self._send("vad.ended", silent_ms=mark.silent_ms)
                 await self._happened(SpeechEnded(self._silent_since_ms))
                 self._look_ahead()
+                if mark.clipped > CLIPPED and not self._told_clipped:
+                    self._told_clipped = True
+                    await self._error("audio-clipped", "The microphone is too loud to be understood. Turn it down.")
 
-    def _gated(self, pcm: bytes, playing_db: float | None) -> list[Marked]:
-        with stage("vad"):
-            return self._gate.take(pcm, playing_db)
+    def _gated(self, pieces: list[bytes], playing_db: float | None) -> list[Marked]:
+        started = time.perf_counter()
+        marked = self._gate.take(b"".join(map(self._decoded, pieces)), playing_db)
+        # A span for each of these would tell less than it costs: there is one for each stretch of speech.
+        stage_ended("vad", started)
+        return marked
+
+    def _decoded(self, sound: bytes) -> bytes:
+        if self._decode is None:
+            return sound
+        try:
+            return self._decode(sound)
+        except DamagedPacketError:
+            self._post_from_thread(self._drop, "damaged", 1)
+            return b""
 
     async def _begin_stretch(self) -> None:
         holder: list[Stretch] = []
 
-        def partial(transcript: Transcript) -> None:
+        def on_partial(transcript: Transcript) -> None:
             self._post_from_thread(self._heard, holder, transcript)
 
         try:
-            recognition = self.parts.hear.start(partial, self.parts.vocabulary, speaker=self._speaker)
+            recognition = self.parts.hear.start(on_partial, self.parts.vocabulary, speaker=self._speaker)
         except EngineError as error:
             await self._error("stt-failed", str(error))
             return
-        holder.append(Stretch(recognition))
+        holder.append(Stretch(recognition, begun_stage("vad")))
         self._stretches.append(holder[0])
 
     async def _feed(self, pcm: bytes) -> None:
         stretch = self._open_stretch
-        if stretch is not None:
+        if stretch is not None and stretch.recognition is not None:
             try:
                 stretch.recognition.feed(pcm)
             except EngineError as error:
@@ -436,11 +518,12 @@ class VoiceSession:
 
     def _end_stretch(self) -> None:
         stretch = self._open_stretch
-        if stretch is not None:
+        if stretch is not None and stretch.recognition is not None:
             stretch.is_open = False
-            started = time.perf_counter()
+            stretch.vad.end(counts=False)
+            hearing = begun_stage("stt")
             future = stretch.recognition.finish()
-            future.add_done_callback(lambda done: metrics.note_stage("stt", started, done))
+            future.add_done_callback(partial(metrics.end_stage, hearing))
             future.add_done_callback(lambda done: self._post_from_thread(self._finished, stretch, done))
 
     async def _heard(self, holder: list[Stretch], transcript: Transcript) -> None:
@@ -451,7 +534,7 @@ class VoiceSession:
     async def _finished(self, stretch: Stretch, future: Future[Transcript]) -> None:
         if stretch not in self._stretches or future.cancelled():
             return
-        stretch.is_final = True
+        stretch.is_final, stretch.recognition = True, None
         try:
             transcript = future.result()
         except EngineError as error:
@@ -477,6 +560,8 @@ class VoiceSession:
             self._silent_since_ms = self.now_ms()
             self._end_stretch()
             self._gate.reset()
+            if self.state is not State.INTERRUPTED:
+                await self._duck(False)
         if isinstance(event, Committed) and not self._stretches:
             return  # nothing was said
         before = self.state
@@ -489,6 +574,11 @@ class VoiceSession:
         if self.state is not before:
             await self._send("turn.state", state=self.state.value)
 
+    async def _duck(self, on: bool) -> None:
+        if on is not self._is_ducked:
+            self._is_ducked = on
+            await self._send("audio.duck", on=on)
+
     async def _apply(self, effect: Effect, *, is_typed: bool) -> None:
         match effect:
             case BeginTurn(text, _):
@@ -496,9 +586,9 @@ class VoiceSession:
             case CancelTurn():
                 await self._end_turn("cancelled")
             case Duck():
-                await self._send("audio.duck", on=True)
+                await self._duck(True)
             case Unduck():
-                await self._send("audio.duck", on=False)
+                await self._duck(False)
             case StopSpeaking(hold, kind):
                 await self._stop_speaking(hold=hold, kind=None if kind is None else kind.value)
             case OfferResume():
@@ -515,7 +605,7 @@ class VoiceSession:
 
     def _forget_speech(self) -> None:
         for stretch in self._stretches:
-            if not stretch.is_open and not stretch.is_final:
+            if not stretch.is_open and stretch.recognition is not None:
                 stretch.recognition.cancel()
         self._stretches = [stretch for stretch in self._stretches if stretch.is_open]
         self._said = ""
@@ -598,8 +688,8 @@ class VoiceSession:
         try:
             await in_thread(self._charge)()
             prepared = await preparing
-            turn.request_id = prepared.request_id
-            async with aclosing(stream_prepared(prepared)) as events:
+            turn.request_id, turn.prepared, turn.voice = prepared.request_id, prepared, prepared.agent.voice
+            async with aclosing(stream_prepared(prepared, turn.draft)) as events:
                 async for event in events:
                     self._post(self._answered, turn, event)
         except asyncio.CancelledError:
@@ -629,9 +719,12 @@ class VoiceSession:
                     self._say(turn, sentence)
             case CitationEvent(citation):
                 await self._send("citation", turn=turn.number, number=citation.number, quote=citation.quote)
-            case ErrorEvent(problem):
-                turn.has_failed = True
-                await self._error("answer-failed", str(problem.get("detail") or "There is no answer."))
+            case DoneEvent(answer):
+                turn.answer = answer
+            case ErrorEvent(problem, answer):
+                turn.has_failed, turn.answer = True, answer
+                turn.failure = str(problem.get("detail") or "There is no answer.")
+                await self._error("answer-failed", turn.failure)
 
     def _written(self, turn: Turn) -> None:
         for sentence in turn.sentences.finish():
@@ -640,7 +733,7 @@ class VoiceSession:
 
     async def _failed(self, turn: Turn, detail: str) -> None:
         if turn is self._turn and not turn.is_ended:
-            turn.has_failed = True
+            turn.has_failed, turn.failure = True, detail
             await self._error("answer-failed", detail)
             self._written(turn)
 
@@ -668,6 +761,46 @@ class VoiceSession:
             outcome = "failed"
         metrics.TURNS.labels(outcome).inc()
         await self._send("turn.ended", turn=turn.number, outcome=outcome, heard=heard)
+        if outcome != "cancelled" and transcripts.is_kept(self.principal, self.options.keep_transcript):
+            self._keeping = asyncio.create_task(self._keep(turn, self._keeping))
+
+    async def _keep(self, turn: Turn, previous: asyncio.Task[None] | None) -> None:
+        """Note a turn that is over, once the one before it is."""
+        if previous is not None:
+            await previous
+        first = turn.continues or turn
+        heard = turn.heard
+        if turn.continues is not None:
+            # The sentence that was cut is spoken again from its beginning.
+            heard = [*first.heard[: -1 if first.is_cut else None], *heard]
+            first.heard, first.is_cut = heard, turn.is_cut
+        try:
+            if first.answer is None and first.prepared is not None and heard:
+                first.answer = await conclude_stopped(first.prepared, first.draft)
+            answer = None if first.answer is None else transcripts.heard_of(first.answer, heard)
+            kept = await in_thread(transcripts.keep)(
+                self.principal,
+                first.text,
+                answer,
+                agent=(self.options.agent or "") if first.prepared is None else first.prepared.agent.slug,
+                collection=self.options.collection,
+                conversation=self._conversation,
+                message=None if first.kept is None else first.kept.message,
+                failure=first.failure,
+            )
+        except Exception as error:
+            logger.exception("A spoken turn could not be kept")
+            self._post(
+                self._error, "transcript-not-kept", f"This turn is not in the transcript: {as_problem(error).title}."
+            )
+        else:
+            first.kept = kept
+            self._post(self._told_kept, kept)
+
+    async def _told_kept(self, kept: transcripts.Kept) -> None:
+        if kept.conversation != self._conversation:
+            self._conversation = kept.conversation
+            await self._send("transcript.kept", conversation=kept.conversation)
 
     # --- speaking ----
 
@@ -689,8 +822,8 @@ class VoiceSession:
         line.turn.speaking_since_ms = line.turn.speaking_since_ms or self.now_ms()
         holder: list[Utterance] = []
         rest = bytearray()
-        started = time.perf_counter()
-        size = 2 * (self._playback.rate_hz * OUT_FRAME_MS // 1000)
+        speaking = begun_stage("tts")
+        size = 2 * (self.parts.speak.sample_rate_hz * OUT_FRAME_MS // 1000)
 
         def take(pcm: bytes) -> None:
             rest.extend(pcm)
@@ -699,13 +832,14 @@ class VoiceSession:
                 del rest[:size]
 
         def done(future: Future[None]) -> None:
-            metrics.note_stage("tts", started, future)
+            metrics.end_stage(speaking, future)
             self._post_from_thread(self._spoken, line, bytes(rest), future)
 
         try:
-            voice = self.options.voice if self.options.voice in self.parts.speak.voices() else ""
+            voice = voice_named(self.options.voice or line.turn.voice, self.parts.speak.voices())
             holder.append(self.parts.speak.speak(text, take, style=self.options.style, voice=voice))
         except (EngineError, ValueError) as error:
+            speaking.end(error)
             await self._error("tts-failed", str(error))
             return
         self._making = (line, holder[0])
@@ -713,7 +847,7 @@ class VoiceSession:
 
     def _sounded(self, line: Line, pcm: bytes) -> None:
         if self._making is not None and self._making[0] is line:
-            line.samples += len(pcm) // 2
+            line.samples += self._samples_of(pcm)
             self._made.append((line, pcm, False))
 
     async def _spoken(self, line: Line, rest: bytes, future: Future[None]) -> None:
@@ -724,8 +858,12 @@ class VoiceSession:
             await self._error("tts-failed", f"A sentence could not be spoken: {error}")
             line.turn.has_failed = True
         # The last frame carries the mark, so that there always is one.
-        line.samples += len(rest) // 2
+        line.samples += self._samples_of(rest)
         self._made.append((line, rest or bytes(2), True))
+
+    def _samples_of(self, pcm: bytes) -> int:
+        """What sound of the engine's rate counts in the playback's."""
+        return len(pcm) // 2 * self._playback.rate_hz // self.parts.speak.sample_rate_hz
 
     async def _play(self, line: Line, pcm: bytes, *, is_last: bool) -> None:
         now_ms = self.now_ms()
@@ -739,11 +877,17 @@ class VoiceSession:
                 text=line.text,
                 position=sentence.start,
             )
-        self._playback.send(pcm, now_ms)
-        self._frame_number += 1
-        outlet = self.outlet
-        if outlet is not None:
-            await outlet.send_bytes(sound_frame(line.index, self._frame_number, pcm, is_last=is_last))
+        if self._encode is None:
+            frames = [(pcm, pcm)]
+        else:
+            frames = await self._loop.run_in_executor(_threads, partial(self._encode, pcm, is_last=is_last))
+        for number, (sent, heard) in enumerate(frames, 1):
+            self._playback.send(heard, now_ms)
+            self._frame_number += 1
+            outlet = self.outlet
+            if outlet is not None:
+                ends = is_last and number == len(frames)
+                await outlet.send_bytes(sound_frame(line.index, self._frame_number, sent, is_last=ends))
         if not line.turn.has_sounded:
             line.turn.has_sounded = True
             await self._tell_latency(line.turn, self.now_ms())
@@ -793,6 +937,7 @@ class VoiceSession:
                 heard = words if share >= 1.0 else words[: int(len(words) * share)]
                 if heard:
                     line.turn.heard.append(" ".join(heard))
+                    line.turn.is_cut = share < 1.0
         waiting = [line for line, _, _ in self._made]
         if self._making is not None:
             waiting.append(self._making[0])
@@ -832,6 +977,7 @@ class VoiceSession:
         self._turn_count += 1
         now_ms = self.now_ms()
         turn = Turn(self._turn_count, interrupted.text, str(uuid7()), now_ms, now_ms, is_written=True, has_sounded=True)
+        turn.continues, turn.voice = interrupted.continues or interrupted, interrupted.voice
         turn.lines = [Line(turn, line.index, line.text) for line in rest]
         self._turn = turn
         self._queue.extend(turn.lines)
@@ -843,16 +989,30 @@ class VoiceSession:
         """Give everything back. Nothing of the session runs afterwards."""
         self._drop_guess()
         for stretch in self._stretches:
-            stretch.recognition.cancel()
+            if stretch.recognition is not None:
+                stretch.recognition.cancel()
+            stretch.vad.end(counts=False)
         self._stretches.clear()
+        self.outlet = None
         self._silence()
+        await self._end_turn("stopped")
         turn = self._turn
         if turn is not None and turn.task is not None:
             turn.task.cancel()
             with suppress(asyncio.CancelledError, Exception):
                 await turn.task
+        if self._keeping is not None:
+            await self._keeping
         self._control.clear()
         self._sound.clear()
+
+
+def voice_named(name: str, voices: Sequence[str]) -> str:
+    """The voice of that name, or the first of that language, such as ``en-GB``; else none, which is the default."""
+    if name in voices:
+        return name
+    language = name.replace("_", "-").casefold()
+    return next((one for one in voices if language and one.replace("_", "-").casefold().startswith(language)), "")
 
 
 def _passage(passage: contracts.Passage) -> dict[str, Any]:

@@ -77,13 +77,6 @@ def find(token: str, principal: Principal) -> VoiceSession:
     raise NotFound("That session is over. Begin a new one.")
 
 
-async def wait_or_end(session: VoiceSession) -> None:
-    """End a session that lost its connection, unless it is back in time."""
-    await asyncio.sleep(settings.VOICE_RESUME_S)
-    if session.attached_to is None:
-        session.end()
-
-
 async def end_all() -> None:
     """End every session of this event loop, and wait until they are gone."""
     loop = asyncio.get_running_loop()

@@ -15,11 +15,11 @@ from django.conf import settings
 from models_registry.models import GLOBAL_SCOPE
 from ops.contracts.principal import Principal
 from ops.contracts.problems import InvalidRequest, NotFound, Unavailable, Unprocessable
-from ops.contracts.stage import stage
+from ops.contracts.stage import begun_stage, stage
 from rag.models import Collection
 from voice import installed, sounds
 from voice.engines.contracts import EngineBusyError, EngineError, Style
-from voice.metrics import note_stage
+from voice.metrics import end_stage
 from voice.sentences import Sentences
 from voice.spoken_text import spoken
 from voice.vocabulary.service import vocabulary_for
@@ -98,10 +98,10 @@ def as_file(speech: Speech, kind: str) -> bytes:
 def _pieces(engine: Any, lines: list[str], voice: str, style: Style) -> Iterator[bytes]:
     for line in lines:
         made: queue.SimpleQueue[bytes | Future[None]] = queue.SimpleQueue()
-        started = time.perf_counter()
+        speaking = begun_stage("tts")
         try:
             utterance = engine.speak(line, made.put, style=style, voice=voice)
-            utterance.done.add_done_callback(partial(note_stage, "tts", started))
+            utterance.done.add_done_callback(partial(end_stage, speaking))
             utterance.done.add_done_callback(made.put)
             while isinstance(piece := made.get(timeout=PATIENCE_S), bytes):
                 yield piece

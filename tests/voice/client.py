@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,7 +12,8 @@ import jsonschema_rs
 from channels.testing import WebsocketCommunicator
 
 from tests.patience import PATIENCE_S
-from tests.voice.sounds import frames, silence
+from tests.voice.sounds import frames, pcm_of, silence
+from voice.opus import PACKET_SAMPLES
 from voice.protocol import AUDIO_IN, AUDIO_OUT, FRAME, OUTGOING
 
 _checkers = {name: jsonschema_rs.validator_for(message.schema()) for name, message in OUTGOING.items()}
@@ -26,6 +27,9 @@ class Talker:
         self.sequence = 0
         self.messages: list[dict[str, Any]] = []
         self.sound = bytearray()
+        self.packets: list[bytes] = []
+        """The same, a frame each."""
+        self.is_opus = False
         self.plays = True
         self.token = ""
         self._last_seq = 0
@@ -48,7 +52,7 @@ class Talker:
     async def start(self, **options: Any) -> dict[str, Any]:
         await self.tell("session.start", versions=[1], acknowledges=True, **options)
         started = await self.next_of("session.started")
-        self.token = started["token"]
+        self.token, self.is_opus = started["token"], started["output_format"] == "opus"
         return started
 
     async def next(self) -> dict[str, Any]:
@@ -60,9 +64,11 @@ class Talker:
             if output.get("bytes") is not None:
                 kind, _, _, _ = FRAME.unpack_from(output["bytes"])
                 assert kind == AUDIO_OUT
-                self.sound += output["bytes"][FRAME.size :]
+                sound = output["bytes"][FRAME.size :]
+                self.sound += sound
+                self.packets.append(sound)
                 if self.plays:
-                    self.position += len(output["bytes"][FRAME.size :]) // 2
+                    self.position += PACKET_SAMPLES if self.is_opus else len(sound) // 2
                     await self.tell("audio.ack", position=self.position)
                 continue
             message: dict[str, Any] = json.loads(output["text"])
@@ -84,6 +90,22 @@ class Talker:
         while (await self.next_of("turn.state"))["state"] != name:
             pass
 
+    async def ask_by_voice(self) -> None:
+        await self.say(pcm_of("slow-queries"))
+        await self.state("speaking")
+
+    async def end_of_turn(self) -> dict[str, Any]:
+        """How the turn ended. On a slow machine one may begin before all was heard, and is taken back then."""
+        while (ended := await self.next_of("turn.ended"))["outcome"] == "cancelled":
+            pass
+        return ended
+
+    async def closed(self) -> int:
+        """The code with which the server closes."""
+        while (message := await self.next())["type"] != "closed":
+            pass
+        return int(message["code"])
+
     def seen(self, name: str) -> list[dict[str, Any]]:
         return [message for message in self.messages if message["type"] == name]
 
@@ -91,12 +113,17 @@ class Talker:
 
 
 @asynccontextmanager
-async def talking(headers: dict[str, str] | None = None, client: str = "127.0.0.1") -> AsyncIterator[Talker]:
+async def talking(
+    headers: dict[str, str] | None = None,
+    client: str = "127.0.0.1",
+    around: Callable[[Any], Any] = lambda application: application,
+) -> AsyncIterator[Talker]:
+    """``around`` wraps the application."""
     from zenglow_site.asgi import application
 
     fields = {"host": "127.0.0.1:8000"} | (headers or {})
     pairs = [(name.encode(), value.encode()) for name, value in fields.items()]
-    communicator = WebsocketCommunicator(application, "/ws/voice", pairs)
+    communicator = WebsocketCommunicator(around(application), "/ws/voice", pairs)
     communicator.scope["client"] = [client, 40_000]
     accepted, _ = await communicator.connect(PATIENCE_S)
     assert accepted

@@ -41,3 +41,14 @@ def frames(pcm: bytes, samples: int = 512) -> Iterator[bytes]:
     size = samples * 2
     for start in range(0, len(pcm) - size + 1, size):
         yield pcm[start : start + size]
+
+
+def music(duration_ms: int) -> bytes:
+    """Chords of plucked strings over a beat, four a second."""
+    at = np.arange(duration_ms * SAMPLE_RATE_HZ // 1000) / SAMPLE_RATE_HZ
+    beat = np.exp(-6 * (at % 0.25))
+    steps = np.array([0, 4, 7, 12, 16])
+    roots = 220 * 2 ** (np.array([0, 5, 7, 3])[(at * 2).astype(int) % 4] / 12)
+    strings = sum(np.sin(2 * np.pi * np.cumsum(roots * 2 ** (step / 12)) / SAMPLE_RATE_HZ) for step in steps)
+    drum = np.random.default_rng(3).normal(0, 1, at.size) * np.exp(-40 * (at % 0.5))
+    return (np.clip(0.08 * strings * beat + 0.1 * drum, -1, 1) * 32767).astype("<i2").tobytes()

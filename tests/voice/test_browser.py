@@ -5,6 +5,7 @@ from __future__ import annotations
 import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -60,13 +61,19 @@ def browsing(chromium: str) -> Iterator[Callable[..., Browser]]:
             browser.close()
 
 
-def opened(browser: Browser, zenglow: Zenglow, faults: list[str]) -> Page:
-    page = browser.new_page()
+def opened(browser: Browser, zenglow: Zenglow, faults: list[str], query: str = "", **options: Any) -> Page:
+    page = browser.new_page(**options)
     page.set_default_timeout(DEADLINE_MS)
     expect.set_options(timeout=DEADLINE_MS)
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.goto(f"http://127.0.0.1:{zenglow.port}/voice/?collection=papers")
+    page.goto(f"http://127.0.0.1:{zenglow.port}/voice/?collection=papers{query}")
     return page
+
+
+def ask_in_writing(page: Page) -> None:
+    page.get_by_placeholder("Or type a question").fill("What about slow queries?")
+    page.get_by_role("button", name="Ask").click()
+    expect(page.locator(".captions .reply").first).to_contain_text("slow queries are listed")
 
 
 def test_the_browser_hears_an_answer_and_interrupts_it_and_does_without_a_microphone(
@@ -92,11 +99,30 @@ def test_the_browser_hears_an_answer_and_interrupts_it_and_does_without_a_microp
     expect(page.locator(".captions .aside", has_text="You interrupted").first).to_be_visible()
     page.get_by_role("button", name="End").click()
     expect(page.locator("#state")).to_have_text("Not listening")
+    page.get_by_role("link", name="Open it").click()
+    expect(page.get_by_text("slow queries").first).to_be_visible()
+
+    # A telephone, whose browser packs the sound, and whose person sends no microphone.
+    denied = opened(
+        browsing("--use-fake-device-for-media-stream"),
+        zenglow,
+        faults,
+        "&sound=opus",
+        viewport={"width": 390, "height": 844},
+    )
+    denied.get_by_role("button", name="Start talking").click()
+    expect(denied.get_by_role("alert")).to_contain_text("The microphone is not allowed")
+    expect(denied.locator("#voice")).to_have_attribute("data-sound", "opus opus")
+    ask_in_writing(denied)
+    # All of it was decoded, played, and acknowledged.
+    expect(denied.locator("#state")).to_have_text("Ask in writing")
+    expect(denied.locator(".captions .unheard")).to_have_count(0)
+    assert denied.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    denied.get_by_role("button", name="Delete it").click()
+    expect(denied.locator(".captions .aside")).to_contain_text("Deleted")
 
     silent = opened(browsing(), zenglow, faults)
     silent.get_by_role("button", name="Start talking").click()
-    expect(silent.get_by_role("alert")).to_contain_text("microphone")
-    silent.get_by_placeholder("Or type a question").fill("What about slow queries?")
-    silent.get_by_role("button", name="Ask").click()
-    expect(silent.locator(".captions .reply").first).to_contain_text("slow queries are listed")
+    expect(silent.get_by_role("alert")).to_contain_text("There is no microphone")
+    ask_in_writing(silent)
     assert faults == []

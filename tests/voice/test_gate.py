@@ -58,9 +58,14 @@ def test_between_the_two_bounds_it_goes_on_as_it_is() -> None:
 
 
 def test_over_the_agents_voice_it_takes_three_frames_that_are_loud_enough() -> None:
-    assert transitions([0.9] * 3, LOUD, playing_db=-20) == [None, None, "started"]
+    assert transitions([0.9] * 3, LOUD, playing_db=-20) == [None, "suspected", "started"]
     assert transitions([0.9] * 10, SOFT, playing_db=-20) == [None] * 10
     assert transitions([0.9] * 2, SOFT) == [None, "started"]
+
+
+def test_over_the_agents_voice_two_frames_are_enough_to_suspect_and_one_to_dismiss() -> None:
+    assert transitions([0.9, 0.9, 0.1, 0.9, 0.1], LOUD, playing_db=-20) == [None, "suspected", "dismissed", None, None]
+    assert transitions([0.9, 0.1, 0.9], LOUD, playing_db=-20) == [None] * 3
 
 
 def test_what_came_just_before_is_given_to_the_ears() -> None:

@@ -19,7 +19,9 @@ def test_it_offers_collections_voices_and_manners(live_models: None, keys_off: N
     assert page.status_code == 200
     text = page.content.decode()
     assert '<option value="papers" selected>Our papers</option>' in text
-    assert "<option selected>en-gb-rp</option>" in text
+    assert '<option value="quotes" selected>' in text
+    assert "<option>en-gb-rp</option>" in text
+    assert 'id="keep"' in text
     assert "<option>teaching</option>" in text
     assert 'aria-current="page">Voice</a>' in text
 

@@ -9,18 +9,21 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.cache import never_cache
 
+from models_registry.models import Agent
 from ops.access import requires
 from ops.contracts.principal import Scope
 from ops.requests import Request
 from rag.pages.summaries import choose, summarize_collections
-from voice.engines import espeak
 from voice.engines.contracts import Style
+from voice.transcripts import is_kept
+from voice.utterances import voices
 
 
 @requires(GET=Scope.VOICE)
 @never_cache
 def voice_page(request: HttpRequest) -> HttpResponse:
-    collections = summarize_collections(cast(Request, request).principal)
+    principal = cast(Request, request).principal
+    collections = summarize_collections(principal)
     return render(
         request,
         "voice/page.html",
@@ -28,8 +31,9 @@ def voice_page(request: HttpRequest) -> HttpResponse:
             "section": "voice",
             "collections": collections,
             "collection": choose(collections, request.GET.get("collection", "")),
-            "voices": list(espeak.VOICES),
-            "voice": settings.VOICE_VOICE,
+            "agents": Agent.objects.filter(is_enabled=True),
+            "voices": voices(),
+            "keeps": is_kept(principal, True),
             "styles": [style.value for style in Style],
             "style": settings.VOICE_STYLE,
         },

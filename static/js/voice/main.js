@@ -1,4 +1,5 @@
 // A spoken conversation: microphone → server → loudspeaker, and what is seen of it.
+import { Packer, soundFormat, Unpacker } from "./opus.js";
 import { Session } from "./session.js";
 import { Loudspeaker, Microphone, TROUBLES } from "./sound.js";
 import { View } from "./view.js";
@@ -10,9 +11,11 @@ let conversation = null;
 
 const options = () => ({
   collection: by("collection").value || undefined,
+  agent: by("agent").value || undefined,
   voice: by("voice-name").value,
   style: by("style").value,
   hands_free: by("hands-free").checked,
+  keep_transcript: by("keep")?.checked ?? false,
 });
 
 class Conversation {
@@ -29,7 +32,9 @@ class Conversation {
       this.microphone = null;
       view.trouble(...(TROUBLES[error.name] ?? ["The microphone can't be opened", `${error.message} You can ask in writing meanwhile.`]));
     }
-    this.session = new Session(root.dataset.socket, options(), {
+    const format = await soundFormat();
+    const formats = { input_format: format, output_format: format };
+    this.session = new Session(root.dataset.socket, { ...options(), ...formats }, {
       "session.started": (message) => this.started(message),
       "turn.state": ({ state }) => view.state(state, state === "listening" && !this.microphone ? "Ask in writing" : undefined),
       "transcript.partial": ({ text }) => view.heard(text, false),
@@ -40,21 +45,27 @@ class Conversation {
       retrieval: ({ passages }) => view.passages(passages),
       "audio.sentence": (message) => view.sentence(message),
       "audio.duck": ({ on }) => this.loudspeaker.duck(on),
-      interrupted: ({ position }) => this.loudspeaker.clear(position),
+      interrupted: ({ position }) => this.silence(position),
       metrics: (figures) => view.latency(figures),
+      "transcript.kept": ({ conversation }) => view.kept(conversation),
       error: ({ code, detail }) => code !== "audio-dropped" && view.trouble("Something failed", detail),
       problem: ({ problem }) => view.trouble(problem.title, problem.detail),
-      audio: ({ pcm, last }) => this.loudspeaker.play(pcm, last),
+      audio: ({ sound, last }) => (this.unpacker ? this.unpacker.push(sound, last) : this.loudspeaker.play(sound, last)),
       lost: (text, isFinal) => this.lost(text, isFinal),
     });
     show(true, Boolean(this.microphone));
   }
 
-  async started({ output_rate: rate, position, resumed }) {
+  async started({ output_rate: rate, position, resumed, input_format: input, output_format: output }) {
+    root.dataset.sound = `${input} ${output}`;
     if (resumed) {
       view.trouble();
-      this.loudspeaker.clear(position);
+      this.loudspeaker.duck(false);
+      this.silence(position);
     } else {
+      const failed = (error) => view.trouble("Sound can't be packed", `${error.message} Reload the page with ?sound=pcm16.`);
+      if (input === "opus") this.packer = new Packer((packet) => this.session.sendSound(packet), failed);
+      if (output === "opus") this.unpacker = new Unpacker(({ pcm, last }) => this.loudspeaker.play(pcm, last), failed);
       await this.loudspeaker.open(root.dataset.playback, rate, position, (report) => this.played(report));
     }
   }
@@ -62,7 +73,13 @@ class Conversation {
   captured({ pcm, level }) {
     if (!this.sounds) view.level(this.muted ? 0 : level);
     if (this.muted || (!by("hands-free").checked && !this.holding)) return;
-    this.session?.sendSound(pcm);
+    if (this.packer) this.packer.push(pcm);
+    else this.session?.sendSound(pcm);
+  }
+
+  silence(position) {
+    this.unpacker?.clear();
+    this.loudspeaker.clear(position);
   }
 
   played({ position, level, playing }) {
@@ -92,6 +109,8 @@ class Conversation {
   end() {
     this.session.end();
     this.microphone?.close();
+    this.packer?.close();
+    this.unpacker?.close();
     this.loudspeaker.close();
     conversation = null;
     view.state("off");
@@ -132,12 +151,18 @@ by("typed").addEventListener("submit", (event) => {
   if (text) conversation?.session.send("input.text", { text });
   by("typed-text").value = "";
 });
-for (const id of ["collection", "voice-name", "style", "hands-free"]) {
+for (const id of ["collection", "agent", "voice-name", "style", "hands-free", "keep"].filter(by)) {
   by(id).addEventListener("change", () => {
     conversation?.session.send("session.update", options());
     if (conversation) show(true, Boolean(conversation.microphone));
   });
 }
+by("forget").addEventListener("click", async () => {
+  const csrf = JSON.parse(document.body.getAttribute("hx-headers") ?? "{}")["X-CSRFToken"] ?? "";
+  const answer = await fetch(`/rag/conversations/${by("kept").dataset.conversation}`, { method: "DELETE", headers: { "X-CSRFToken": csrf } });
+  if (answer.ok || answer.status === 404) view.kept(null);
+  else view.trouble("It was not deleted", "Try again, or delete it among your conversations.");
+});
 const hold = by("hold");
 for (const name of ["pointerdown", "keydown"]) {
   hold.addEventListener(name, (event) => (event.type !== "keydown" || (event.key === " " && !event.repeat)) && conversation?.hold(true));

@@ -5,7 +5,7 @@ const LAST_OF_SENTENCE = 1;
 const RETRY_MS = [200, 500, 1000, 2000, 4000];
 
 export class Session {
-  // `on` takes messages by type, and "audio" ({pcm, last}), "lost" (text, isFinal) and "back".
+  // `on` takes messages by type, and "audio" ({sound, last}), "lost" (text, isFinal) and "back".
   constructor(path, options, on) {
     this.url = Object.assign(new URL(path, location.href), { protocol: location.protocol === "https:" ? "wss:" : "ws:" });
     this.options = options;
@@ -31,7 +31,7 @@ export class Session {
   take(data) {
     if (data instanceof ArrayBuffer) {
       const view = new DataView(data);
-      this.on.audio?.({ pcm: data.slice(HEADER), last: Boolean(view.getUint8(1) & LAST_OF_SENTENCE) });
+      this.on.audio?.({ sound: data.slice(HEADER), last: Boolean(view.getUint8(1) & LAST_OF_SENTENCE) });
       return;
     }
     const message = JSON.parse(data);
@@ -60,14 +60,14 @@ export class Session {
     if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify({ type, ...fields }));
   }
 
-  sendSound(pcm) {
+  sendSound(sound) {
     // What can't leave is dropped: sound that comes late helps nobody.
     if (this.socket?.readyState !== WebSocket.OPEN || this.socket.bufferedAmount > 128000 || !this.token) return;
-    const frame = new Uint8Array(HEADER + pcm.byteLength);
+    const frame = new Uint8Array(HEADER + sound.byteLength);
     const view = new DataView(frame.buffer);
     view.setUint8(0, AUDIO_IN);
     view.setUint32(4, ++this.sequence, true);
-    frame.set(new Uint8Array(pcm), HEADER);
+    frame.set(new Uint8Array(sound), HEADER);
     this.socket.send(frame);
   }
 

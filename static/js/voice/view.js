@@ -126,6 +126,13 @@ export class View {
     this.current = null;
   }
 
+  kept(conversation) {
+    by("kept").hidden = !conversation;
+    by("kept").dataset.conversation = conversation ?? "";
+    by("kept-link").href = `/c/${conversation}/`;
+    if (!conversation) this.aside("Deleted. What you say next begins a new conversation.");
+  }
+
   // --- sources and time ----
 
   passages(list) {
