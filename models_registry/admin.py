@@ -20,7 +20,7 @@ from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from models_registry import agents_admin, deployments, past, processes, versions, weights_admin  # noqa: F401
+from models_registry import agents_admin, deployments, past, processes, serving, versions, weights_admin  # noqa: F401
 from models_registry.metric_plots import metric_plots
 from models_registry.models import (
     GLOBAL_SCOPE,
@@ -120,6 +120,7 @@ class ModelAdmin(ReadOnlyAdmin):
                     "version": version,
                     "live": [_where(row.scope, row.role) for row in version.deployments.all() if row.ended_at is None],
                     "held": held.get(str(version), []),
+                    "waits": _waits(version),
                 }
                 for version in listed
             ],
@@ -271,6 +272,12 @@ class TrainingRunAdmin(ReadOnlyAdmin):
     @admin.display(description="metrics")
     def shown_metrics(self, run: TrainingRun) -> SafeString:
         return _as_code(run.metrics)
+
+
+def _waits(version: ModelVersion) -> bool:
+    """Whether it is live, and loaded by nobody before somebody needs it."""
+    is_live = any(row.ended_at is None for row in version.deployments.all())
+    return is_live and serving.starts_on_demand(deployments.slot_of(version), version.model.provider)
 
 
 def _held() -> dict[str, list[dict[str, Any]]]:

@@ -1,7 +1,7 @@
 """Which files a model version may consist of, and the look that tells: nothing that runs code when it is read.
 
-Allowed are ONNX, safetensors, LightGBM's model text, JSON and plain text. Pickle, in any wrapping (``.pkl``, ``.bin``,
-``.pt``, ``.joblib``, ``.npy`` of objects), is not: reading it runs what its author wants.
+Allowed are ONNX, safetensors, LightGBM's model text, CTranslate2, JSON and plain text. Pickle, in any wrapping
+(``.pkl``, ``.bin``, ``.pt``, ``.joblib``, ``.npy`` of objects), is not: reading it runs what its author wants.
 
 FormatError     the file is none of these, or not whole
 """
@@ -9,6 +9,8 @@ FormatError     the file is none of these, or not whole
 from __future__ import annotations
 
 import json
+import os
+import struct
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +24,9 @@ ONNX_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 
 MAX_ONNX_BYTES = 2**31 - 1
 """What protobuf can hold: a larger model keeps its tensors in other files."""
+
+CTRANSLATE2_NAME = b"\x0c\x00WhisperSp"
+"""How the name of a Whisper model begins, behind four bytes with the version of the format."""
 
 MAX_TEXT_BYTES = 256 * 1024 * 1024
 """Texts are read whole. A large tokenizer has 20 MB, a forest of thousands of trees 100 MB."""
@@ -38,6 +43,7 @@ class Format(StrEnum):
     ONNX = "ONNX"
     SAFETENSORS = "safetensors"
     LIGHTGBM = "LightGBM text"
+    CTRANSLATE2 = "CTranslate2"
     JSON = "JSON"
     TEXT = "text"
 
@@ -46,6 +52,8 @@ MODEL_FORMATS = {
     "onnxruntime": frozenset({Format.ONNX}),
     "lightgbm": frozenset({Format.LIGHTGBM}),
     "linear": frozenset({Format.JSON}),
+    "faster-whisper": frozenset({Format.CTRANSLATE2}),
+    "piper": frozenset({Format.ONNX}),
 }
 """What the file of the role ``model`` must be, for the providers that load files themselves."""
 
@@ -73,6 +81,9 @@ def recognize(path: Path) -> Format:
             "The file is a pickle, or an archive that may hold one: reading it could run code. "
             "Convert it to ONNX, safetensors or LightGBM's text."
         )
+    if head[4:].startswith(CTRANSLATE2_NAME):
+        _check_ctranslate2(path, size_bytes)
+        return Format.CTRANSLATE2
     if _starts_as_safetensors(head, size_bytes):
         _check_safetensors(path)
         return Format.SAFETENSORS
@@ -96,6 +107,32 @@ def _check_safetensors(path: Path) -> None:
             tensors.keys()
     except (SafetensorError, OSError) as error:
         raise FormatError(f"The safetensors file is damaged: {error}.") from error
+
+
+def _check_ctranslate2(path: Path, size_bytes: int) -> None:
+    """Names, shapes and numbers, each with its length before it: they must end where the file does."""
+
+    def read(form: str) -> int:
+        data = file.read(struct.calcsize(form))
+        if len(data) < struct.calcsize(form):
+            raise FormatError("The CTranslate2 model is not whole: its end is missing.")
+        return int(struct.unpack(form, data)[0])
+
+    def skip(count: int) -> None:
+        if file.seek(count, os.SEEK_CUR) > size_bytes:
+            raise FormatError("The CTranslate2 model is not whole: its end is missing.")
+
+    with path.open("rb") as file:
+        skip(4)
+        skip(read("<H"))
+        skip(4)
+        for _ in range(read("<I")):
+            skip(read("<H"))
+            skip(4 * read("<B") + 1)
+            skip(read("<I"))
+        for _ in range(read("<I")):
+            skip(read("<H"))
+            skip(read("<H"))
 
 
 def _as_text(path: Path) -> str | None:

@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 from models_registry.loading import LoadState, reports
 from models_registry.models import Deployment, Slot
 from models_registry.processes import all_reports
+from models_registry.serving import starts_on_demand
 
 _WORST_FIRST = (LoadState.FAILED, LoadState.LOADING, LoadState.DRAINING, LoadState.READY)
 
@@ -36,7 +37,8 @@ def _entry(deployment: Deployment, states: dict[str, LoadState]) -> dict[str, An
         name, number, state = Slot.WEIGHTS.value, deployment.weights.version, LoadState.READY
     else:
         name, number = version.model.name, version.number
-        state = states.get(f"{name}@{number}", LoadState.UNLOADED)
+        waits = starts_on_demand(Slot(deployment.slot), version.model.provider)
+        state = states.get(f"{name}@{number}", LoadState.IDLE if waits else LoadState.UNLOADED)
     percent = deployment.percent
     return {
         "slot": deployment.slot,

@@ -17,9 +17,10 @@ ERROR_CHARACTERS = 500
 
 
 class LoadState(StrEnum):
-    """``DRAINING`` still answers what it began, and nothing new."""
+    """``IDLE`` starts when somebody needs it; ``DRAINING`` still answers what it began, and nothing new."""
 
     UNLOADED = "unloaded"
+    IDLE = "idle"
     LOADING = "loading"
     READY = "ready"
     FAILED = "failed"

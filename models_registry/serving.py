@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Collection
 from typing import Protocol
 
 from django.db import Error as DatabaseFault
@@ -42,15 +43,25 @@ class Loader(Protocol):
 
 
 _loaders: dict[Slot, Loader] = {}
+_on_demand: dict[Slot, frozenset[str]] = {}
 _lock = threading.Lock()
 _in_service: dict[tuple[Slot, str], LiveModel] = {}
 _behind: dict[int, threading.Thread] = {}
 _retry_at: dict[int, float] = {}
 
 
-def register_loader(slot: Slot, loader: Loader) -> None:
-    """Say how a slot's versions are loaded. Called by the app that uses them."""
+def register_loader(slot: Slot, loader: Loader, *, on_demand: Collection[str] = ()) -> None:
+    """Say how a slot's versions are loaded. Called by the app that uses them.
+
+    Versions of the providers ``on_demand`` are not loaded before somebody needs them: an installation may never.
+    """
     _loaders[slot] = loader
+    _on_demand[slot] = frozenset(on_demand)
+
+
+def starts_on_demand(slot: Slot, provider: str) -> bool:
+    """Whether a provider's versions wait for somebody who needs them."""
+    return provider in _on_demand.get(slot, ())
 
 
 def in_service(live: LiveModel, collection: str) -> LiveModel:
@@ -84,14 +95,19 @@ def is_ready(live: LiveModel) -> bool:
 
 
 def warm_up() -> None:
-    """Load everything that is live, before the first query asks for it. What can't be loaded is told by its report."""
+    """Load everything that is live, before the first query asks for it, but what starts on demand.
+
+    What can't be loaded is told by its report.
+    """
     try:
         models = view.all()
     except DatabaseFault as error:
         logger.warning("What is live can't be read, so it is loaded when it is asked for (%s)", type(error).__name__)
         return
     for live in models:
-        if isinstance(live, LiveModel) and (loader := _loaders.get(live.slot)) is not None:
+        if not isinstance(live, LiveModel) or starts_on_demand(live.slot, live.provider):
+            continue
+        if (loader := _loaders.get(live.slot)) is not None:
             _load(live, loader)
 
 

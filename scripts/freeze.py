@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements"
-LEVELS = ("base", "milvus", "s3", "dev")
+LEVELS = ("base", "milvus", "s3", "whisper", "piper", "dev")
 LOWEST_PYTHON = (3, 11)
 
 COMPILE_OPTIONS = (

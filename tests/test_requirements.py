@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
-LEVELS = ("base", "milvus", "s3", "dev")
+LEVELS = ("base", "milvus", "s3", "whisper", "piper", "dev")
 
 
 def requirements_of(name: str) -> Iterator[Requirement]:
@@ -66,8 +66,11 @@ def test_it_gives_a_reason_for_every_direct_dependency_and_for_nothing_else() ->
     text = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
     base, _, others = text.partition("## For a Milvus cluster")
     milvus, _, others = others.partition("## For files in an S3-compatible store")
-    s3, _, development = others.partition("## To work on it")
-    for level, section in (("base", base), ("milvus", milvus), ("s3", s3), ("dev", development)):
+    s3, _, others = others.partition("## For Whisper")
+    whisper, _, others = others.partition("## For Piper")
+    piper, _, development = others.partition("## To work on it")
+    sections = {"base": base, "milvus": milvus, "s3": s3, "whisper": whisper, "piper": piper, "dev": development}
+    for level, section in sections.items():
         reasons = dict(re.findall(r"^\| `([^`]+)` \| (.+) \|$", section, re.MULTILINE))
         assert set(reasons) == names_in(f"{level}.in"), f"docs/dependencies.md and {level}.in differ"
         assert all(reasons.values())
@@ -97,7 +100,7 @@ def imported_modules(source: str) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("folders", "locks"),
-    [(PRODUCT, ("base.in", "milvus.in", "s3.in")), (DEVELOPMENT, ("base.in", "milvus.in", "s3.in", "dev.in"))],
+    [(PRODUCT, tuple(f"{level}.in" for level in LEVELS[:-1])), (DEVELOPMENT, tuple(f"{level}.in" for level in LEVELS))],
 )
 def test_it_declares_every_package_that_is_imported(folders: tuple[str, ...], locks: tuple[str, ...]) -> None:
     declared = set().union(*(names_in(lock) for lock in locks))

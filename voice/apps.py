@@ -7,14 +7,16 @@ class VoiceConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        from models_registry.deployments import register_trial
         from models_registry.models import Slot
         from models_registry.seeding import register_seeder
         from models_registry.serving import register_loader
-        from voice.installed import DetectorLoader, EngineLoader, JudgeLoader
+        from voice.installed import ON_DEMAND, DetectorLoader, EngineLoader, JudgeLoader, try_out
         from voice.seeding import seed_voice
 
         register_seeder("voice", seed_voice)
-        register_loader(Slot.STT, EngineLoader())
-        register_loader(Slot.TTS, EngineLoader())
+        for slot, packaged in ON_DEMAND.items():
+            register_loader(slot, EngineLoader(), on_demand=packaged)
+            register_trial(slot, try_out)
         register_loader(Slot.VAD, DetectorLoader())
         register_loader(Slot.INTERRUPTION, JudgeLoader())

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from itertools import pairwise
 
-from ops.contracts.env import Environment, Fault, Kind, Variable, declare, declare_rule
+from ops.contracts.env import Environment, Fault, Kind, Variable, declare, declare_rule, unencrypted
 
 declare(
     Variable(
         "VOICE_STT_PROCESSES",
         Kind.INTEGER,
-        "Processes that listen: people who can speak at the same time without waiting for one another. 0: one for each "
-        "core, at least two. Each takes about 100 MB.",
+        "Processes that listen, in each web process. Of PocketSphinx: people who can speak at once; 0: one for "
+        "each core, at least two, of about 100 MB. Of Whisper: copies of the model, which share the cores; 0: one.",
         default=0,
         minimum=0,
         maximum=256,
@@ -135,8 +135,15 @@ declare(
     Variable(
         "VOICE_VOICE",
         Kind.STRING,
-        "Voice that speaks unless a caller chooses another: en-gb, en-gb-rp, en-gb-scotland, en-gb-woman.",
+        "Voice that speaks unless a caller or an agent chooses another: en-gb, en-gb-rp, en-gb-scotland, en-gb-woman.",
         default="en-gb-rp",
+    ),
+    Variable(
+        "VOICE_MODELS_URL",
+        Kind.URL,
+        "Where `manage.py voices fetch` fetches models from: Hugging Face, or a mirror with the same addresses.",
+        default="https://huggingface.co",
+        risk=unencrypted("VOICE_MODELS_URL"),
     ),
     Variable(
         "VOICE_STYLE",

@@ -125,6 +125,6 @@ def _parts(collection: str) -> Parts:
         speak=speak.engine,
         detector=voice_activity(),
         judge=judge,
-        vocabulary=vocabulary_for(collection) if hear.engine.name == "pocketsphinx" else None,
+        vocabulary=vocabulary_for(collection, hear.engine.vocabulary_kind),
         labels={"stt": hear.label, "tts": speak.label, "interruption": judge.name},
     )

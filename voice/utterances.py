@@ -50,7 +50,9 @@ def listen(data: bytes, collection: str | None, principal: Principal) -> dict[st
     pcm = sounds.decode(data, longest_bytes=settings.VOICE_UPLOAD_MAX_BYTES, longest_s=settings.VOICE_UPLOAD_MAX_S)
     heard = installed.speech_to_text(collection or GLOBAL_SCOPE)
     try:
-        recognition = heard.engine.start(lambda transcript: None, vocabulary_for(collection) if collection else None)
+        recognition = heard.engine.start(
+            lambda transcript: None, vocabulary_for(collection, heard.engine.vocabulary_kind) if collection else None
+        )
         with stage("stt"):
             recognition.feed(pcm)
             transcript = recognition.finish().result(PATIENCE_S)

@@ -12,7 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from models_registry import loading, processes
+from models_registry import loading, processes, serving
 from models_registry.api.queries import principal_of
 from models_registry.api.serializers import ModelsHealthSerializer
 from models_registry.live import LiveModel, view
@@ -89,6 +89,7 @@ def _entry(
     label: str, places: list[LiveModel], held: list[dict[str, object]], version: ModelVersion | None
 ) -> dict[str, object]:
     states = {report["state"] for report in held}
+    waits = any(serving.starts_on_demand(live.slot, live.provider) for live in places)
     return {
         "model": label,
         "kind": version.model.kind if version else None,
@@ -96,6 +97,8 @@ def _entry(
         "status_detail": version.status_detail if version else "",
         "slots": sorted({live.slot.value for live in places}),
         "scopes": sorted({live.scope for live in places}),
-        "state": next((state for state in WORST_FIRST if state in states), LoadState.UNLOADED),
+        "state": next(
+            (state for state in WORST_FIRST if state in states), LoadState.IDLE if waits else LoadState.UNLOADED
+        ),
         "processes": held,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -14,12 +15,15 @@ from ops.contracts.principal import SYSTEM
 from rag.ingest.plan import Offer
 from rag.ingest.service import process_batch, start_run
 from rag.models import Collection
+from tests.voice import tiny_piper, tiny_whisper
 from tests.voice.client import Talker, talking
 from voice import installed, sessions
 from voice.engines import espeak
 from voice.engines.contracts import SpeechToText, TextToSpeech
 from voice.engines.listening import ListeningPool
+from voice.engines.piper import engine as piper_engine
 from voice.engines.speaking import SpeakingPool
+from voice.engines.whisper import engine as whisper_engine
 
 
 @pytest.fixture(scope="session")
@@ -30,10 +34,50 @@ def ears() -> Iterator[SpeechToText]:
 
 
 @pytest.fixture(scope="session")
+def whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of a few hundred kilobytes for the real faster-whisper."""
+    return tiny_whisper.make(tmp_path_factory.mktemp("whisper"))
+
+
+@pytest.fixture(scope="session")
+def whisper(whisper_folder: Path) -> Iterator[SpeechToText]:
+    engine = whisper_engine(whisper_folder, tiny_whisper.PARAMETERS)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(params=["pocketsphinx", "faster-whisper"])
+def any_ears(request: pytest.FixtureRequest) -> SpeechToText:
+    """Each engine in turn, for what all of them must do."""
+    engine: SpeechToText = request.getfixturevalue({"pocketsphinx": "ears"}.get(request.param, "whisper"))
+    return engine
+
+
+@pytest.fixture(scope="session")
 def mouth() -> Iterator[TextToSpeech]:
     engine = SpeakingPool("espeak-ng", espeak.MODULE, voices=tuple(espeak.VOICES), sample_rate_hz=espeak.SAMPLE_RATE_HZ)
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="session")
+def piper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A voice of two speakers for the real Piper."""
+    return tiny_piper.make(tmp_path_factory.mktemp("piper"))
+
+
+@pytest.fixture(scope="session")
+def piper(piper_folder: Path) -> Iterator[TextToSpeech]:
+    engine = piper_engine("tones", piper_folder)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(params=["espeak-ng", "piper"])
+def any_mouth(request: pytest.FixtureRequest) -> TextToSpeech:
+    """Each engine in turn, for what all of them must do."""
+    engine: TextToSpeech = request.getfixturevalue({"espeak-ng": "mouth"}.get(request.param, "piper"))
+    return engine
 
 
 @pytest.fixture

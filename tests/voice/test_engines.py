@@ -25,6 +25,7 @@ from voice.engines.contracts import (
     TextToSpeech,
     Transcript,
 )
+from voice.engines.decoding import DecodingPool
 from voice.engines.listening import LONGEST_MS, ListeningPool
 from voice.engines.silero import SileroVad
 from voice.engines.speaking import PhraseCache, SpeakingPool
@@ -71,9 +72,11 @@ class TestVoiceActivity:
 
 
 class TestSpeechToText:
-    def test_it_tells_what_it_hears_while_somebody_speaks_and_all_of_it_at_the_end(self, ears: SpeechToText) -> None:
+    def test_it_tells_what_it_hears_while_somebody_speaks_and_all_of_it_at_the_end(
+        self, any_ears: SpeechToText
+    ) -> None:
         partial: list[Transcript] = []
-        recognition = ears.start(partial.append)
+        recognition = any_ears.start(partial.append)
         pcm = pcm_of("slow-queries")
         for frame in frames(pcm):
             recognition.feed(frame)
@@ -89,51 +92,51 @@ class TestSpeechToText:
         assert all(0 <= word.confidence <= 1 for word in final.words)
         assert final.language == "en"
 
-    def test_it_hears_nothing_in_silence(self, ears: SpeechToText) -> None:
-        recognition = ears.start(lambda transcript: None)
+    def test_it_hears_nothing_in_silence(self, any_ears: SpeechToText) -> None:
+        recognition = any_ears.start(lambda transcript: None)
         recognition.feed(silence(600))
         assert recognition.finish().result(PATIENCE_S).text == ""
 
-    def test_it_hears_nothing_in_nothing(self, ears: SpeechToText) -> None:
-        assert ears.start(lambda transcript: None).finish().result(PATIENCE_S).text == ""
+    def test_it_hears_nothing_in_nothing(self, any_ears: SpeechToText) -> None:
+        assert any_ears.start(lambda transcript: None).finish().result(PATIENCE_S).text == ""
 
-    def test_what_is_cancelled_leaves_the_engine_to_the_next(self, ears: SpeechToText) -> None:
-        cancelled = ears.start(lambda transcript: None)
+    def test_what_is_cancelled_leaves_the_engine_to_the_next(self, any_ears: SpeechToText) -> None:
+        cancelled = any_ears.start(lambda transcript: None)
         cancelled.feed(pcm_of("slow-queries"))
         cancelled.cancel()
         assert cancelled.finish().cancelled()
-        following = ears.start(lambda transcript: None)
+        following = any_ears.start(lambda transcript: None)
         following.feed(pcm_of("restart-server"))
         assert "restart" in following.finish().result(PATIENCE_S).text
 
-    def test_more_than_can_be_heard_at_a_stretch_is_refused(self, ears: SpeechToText) -> None:
-        recognition = ears.start(lambda transcript: None)
+    def test_more_than_can_be_heard_at_a_stretch_is_refused(self, any_ears: SpeechToText) -> None:
+        recognition = any_ears.start(lambda transcript: None)
         try:
             with pytest.raises(EngineBusyError, match="300 s"):
                 recognition.feed(silence(LONGEST_MS + 1))
         finally:
             recognition.cancel()
 
-    def test_a_process_that_dies_in_the_middle_is_replaced_and_nothing_is_lost(self, ears: SpeechToText) -> None:
-        assert isinstance(ears, ListeningPool)
+    def test_a_process_that_dies_in_the_middle_is_replaced_and_nothing_is_lost(self, any_ears: SpeechToText) -> None:
+        assert isinstance(any_ears, ListeningPool | DecodingPool)
         heard = threading.Event()
-        recognition = ears.start(lambda transcript: heard.set())
+        recognition = any_ears.start(lambda transcript: heard.set())
         pcm = pcm_of("slow-queries")
         recognition.feed(pcm[: len(pcm) // 2])
         assert heard.wait(PATIENCE_S)
-        (pid,) = ears.pool.child_pids()
+        (pid,) = any_ears.pool.child_pids()
         os.kill(pid, signal.SIGKILL)
         recognition.feed(pcm[len(pcm) // 2 :])
         assert "slow queries" in recognition.finish().result(PATIENCE_S).text
-        again = ears.start(lambda transcript: None)
+        again = any_ears.start(lambda transcript: None)
         again.feed(pcm_of("which-cache"))
         assert "cache" in again.finish().result(PATIENCE_S).text.replace("cash", "cache")
 
-    def test_a_vocabulary_that_is_not_there_is_an_error_and_no_crash(self, ears: SpeechToText) -> None:
-        recognition = ears.start(lambda transcript: None, Path("/nowhere/at.all.lm.bin"))
+    def test_a_vocabulary_that_is_not_there_is_an_error_and_no_crash(self, any_ears: SpeechToText) -> None:
+        recognition = any_ears.start(lambda transcript: None, Path("/nowhere/at.all.lm.bin"))
         with pytest.raises(EngineError):
             recognition.finish().result(PATIENCE_S)
-        assert ears.start(lambda transcript: None).finish().result(PATIENCE_S).text == ""
+        assert any_ears.start(lambda transcript: None).finish().result(PATIENCE_S).text == ""
 
     def test_closing_ends_its_processes(self) -> None:
         engine = ListeningPool("pocketsphinx", "voice.engines.pocketsphinx_child", size=1)
@@ -150,27 +153,27 @@ class TestTextToSpeech:
         mouth.speak(text, pieces.append, **about).done.result(PATIENCE_S)  # type: ignore[arg-type]
         return b"".join(pieces)
 
-    def test_it_speaks_in_pieces(self, mouth: TextToSpeech) -> None:
+    def test_it_speaks_in_pieces(self, any_mouth: TextToSpeech) -> None:
         pieces: list[bytes] = []
         text = "The index is rebuilt at night, which takes about four minutes, and nobody notices it at all."
-        mouth.speak(text, pieces.append).done.result(PATIENCE_S)
+        any_mouth.speak(text, pieces.append).done.result(PATIENCE_S)
         samples = np.frombuffer(b"".join(pieces), "<i2")
         assert len(pieces) > 3
-        assert len(samples) > 2 * mouth.sample_rate_hz
+        assert len(samples) > 2 * any_mouth.sample_rate_hz
         assert np.abs(samples).max() > 3000
 
     @pytest.mark.parametrize("style", list(Style))
-    def test_every_style_and_voice_speaks(self, mouth: TextToSpeech, style: Style) -> None:
-        for voice in mouth.voices():
-            assert len(self.said(mouth, "One and two.", style=style, voice=voice)) > mouth.sample_rate_hz
+    def test_every_style_and_voice_speaks(self, any_mouth: TextToSpeech, style: Style) -> None:
+        for voice in any_mouth.voices():
+            assert len(self.said(any_mouth, "One and two.", style=style, voice=voice)) > any_mouth.sample_rate_hz
 
-    def test_styles_differ_in_pace(self, mouth: TextToSpeech) -> None:
+    def test_styles_differ_in_pace(self, any_mouth: TextToSpeech) -> None:
         text = "Each query is embedded once, and its neighbours are looked up in the index of its collection."
-        teaching = self.said(mouth, text, style=Style.TEACHING)
-        encouraging = self.said(mouth, text, style=Style.ENCOURAGING)
+        teaching = self.said(any_mouth, text, style=Style.TEACHING)
+        encouraging = self.said(any_mouth, text, style=Style.ENCOURAGING)
         assert len(teaching) > 1.1 * len(encouraging)
 
-    def test_what_is_cancelled_is_silent_at_once_and_the_next_is_whole(self, mouth: TextToSpeech) -> None:
+    def test_what_is_cancelled_is_silent_at_once_and_the_next_is_whole(self, any_mouth: TextToSpeech) -> None:
         pieces: list[bytes] = []
         begun = threading.Event()
 
@@ -178,42 +181,42 @@ class TestTextToSpeech:
             pieces.append(pcm)
             begun.set()
 
-        whole = self.said(mouth, "And now something else.")
-        utterance = mouth.speak("nine hundred and ninety nine bottles. " * 25, take)
+        whole = self.said(any_mouth, "And now something else.")
+        utterance = any_mouth.speak("nine hundred and ninety nine bottles. " * 25, take)
         assert begun.wait(PATIENCE_S)
         utterance.cancel()
         count = len(pieces)
-        assert self.said(mouth, "And now something else.") == whole
+        assert self.said(any_mouth, "And now something else.") == whole
         # A phrase that is remembered asks no process, so another one shows that the process is free again.
-        assert self.said(mouth, "This was never said before.")
+        assert self.said(any_mouth, "This was never said before.")
         assert len(pieces) == count
         assert utterance.done.cancelled()
 
-    def test_nothing_to_say_is_said_in_no_time(self, mouth: TextToSpeech) -> None:
+    def test_nothing_to_say_is_said_in_no_time(self, any_mouth: TextToSpeech) -> None:
         for nothing in ("", "   ", "…"):
-            self.said(mouth, nothing)
+            self.said(any_mouth, nothing)
 
-    def test_markup_is_read_and_not_obeyed(self, mouth: TextToSpeech) -> None:
-        assert self.said(mouth, '<audio src="/etc/passwd"/><mark name="x"/> hello \x00 there [[h@l"oU]]')
+    def test_markup_is_read_and_not_obeyed(self, any_mouth: TextToSpeech) -> None:
+        assert self.said(any_mouth, '<audio src="/etc/passwd"/><mark name="x"/> hello \x00 there [[h@l"oU]]')
 
-    def test_too_much_or_an_unknown_voice_is_refused(self, mouth: TextToSpeech) -> None:
+    def test_too_much_or_an_unknown_voice_is_refused(self, any_mouth: TextToSpeech) -> None:
         with pytest.raises(ValueError, match=str(LONGEST_TEXT)):
-            mouth.speak("x" * (LONGEST_TEXT + 1), lambda pcm: None)
+            any_mouth.speak("x" * (LONGEST_TEXT + 1), lambda pcm: None)
         with pytest.raises(ValueError, match="no voice"):
-            mouth.speak("hello", lambda pcm: None, voice="nobody")
+            any_mouth.speak("hello", lambda pcm: None, voice="nobody")
 
-    def test_a_process_that_died_is_replaced(self, mouth: TextToSpeech) -> None:
-        assert isinstance(mouth, SpeakingPool)
-        self.said(mouth, "A first sentence, which is not remembered by anybody.")
-        (pid,) = mouth.pool.child_pids()
+    def test_a_process_that_died_is_replaced(self, any_mouth: TextToSpeech) -> None:
+        assert isinstance(any_mouth, SpeakingPool)
+        self.said(any_mouth, "A first sentence, which is not remembered by anybody.")
+        (pid,) = any_mouth.pool.child_pids()
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: not Path(f"/proc/{pid}/exe").exists())
-        assert self.said(mouth, "A second sentence, which is not remembered by anybody.")
+        assert self.said(any_mouth, "A second sentence, which is not remembered by anybody.")
 
-    def test_short_phrases_are_remembered(self, mouth: TextToSpeech) -> None:
-        assert isinstance(mouth, SpeakingPool)
-        first = self.said(mouth, "Shall I go on?")
-        assert mouth.phrases.get(("Shall I go on?", mouth.voices()[0], Style.EXPLAINING.value)) == first
+    def test_short_phrases_are_remembered(self, any_mouth: TextToSpeech) -> None:
+        assert isinstance(any_mouth, SpeakingPool)
+        first = self.said(any_mouth, "Shall I go on?")
+        assert any_mouth.phrases.get(("Shall I go on?", any_mouth.voices()[0], Style.EXPLAINING.value)) == first
 
     def test_the_memory_of_phrases_is_bounded(self) -> None:
         phrases = PhraseCache(100)

@@ -69,7 +69,8 @@ class AnalyzedSerializer(serializers.Serializer[Any]):
 class EngineSerializer(serializers.Serializer[Any]):
     slot = serializers.CharField()
     model = serializers.CharField(allow_null=True, help_text="`name@version`; null when none is live.")
-    state = serializers.CharField(help_text="In this process: unloaded, loading, ready, failed or draining.")
+    state = serializers.CharField(help_text="In this process: idle, loading, ready, failed, draining or unloaded.")
+    detail = serializers.CharField(allow_blank=True, help_text="What to know about the state: why it failed, say.")
 
 
 class StatusSerializer(serializers.Serializer[Any]):

@@ -15,7 +15,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from models_registry import loading
+from models_registry import loading, serving
 from models_registry.live import view as live_view
 from models_registry.models import GLOBAL_SCOPE, Slot
 from ops.contracts.principal import Scope
@@ -24,7 +24,7 @@ from ops.requests import ApiRequest
 from rag.answers import service, wire
 from rag.answers.contracts import AnswerRequest, Turn
 from rag.api.answers import ANSWER_COST, AnswerSerializer
-from voice import sessions, sounds, utterances
+from voice import installed, sessions, sounds, utterances
 from voice.api.serializers import (
     STYLES,
     AnalyzedSerializer,
@@ -192,7 +192,14 @@ def _sound(request: Request) -> bytes:
 
 def _engine(slot: Slot) -> dict[str, Any]:
     try:
-        label = live_view.model(slot, GLOBAL_SCOPE).label
-    except Unavailable:
-        return {"slot": slot.value, "model": None, "state": loading.LoadState.UNLOADED.value}
-    return {"slot": slot.value, "model": label, "state": loading.report_of(label).state.value}
+        live = live_view.model(slot, GLOBAL_SCOPE)
+    except Unavailable as error:
+        state = loading.LoadState.UNLOADED.value
+        return {"slot": slot.value, "model": None, "state": state, "detail": str(error)}
+    report = loading.report_of(live.label)
+    state, detail = report.state, report.error or ""
+    if state is loading.LoadState.UNLOADED and serving.starts_on_demand(slot, live.provider):
+        state, detail = loading.LoadState.IDLE, "It starts when somebody first speaks."
+    elif state is loading.LoadState.FAILED and slot in installed.ON_DEMAND:
+        detail += f" Until it can be used, {' or '.join(installed.ON_DEMAND[slot])} takes its place."
+    return {"slot": slot.value, "model": live.label, "state": state.value, "detail": detail}

@@ -80,10 +80,18 @@ class Recognition(Protocol):
         """Nobody wants to know any more."""
 
 
+class VocabularyKind(StrEnum):
+    """What an engine takes of a collection, for its words to be expected."""
+
+    LANGUAGE_MODEL = "language model"
+    HOT_WORDS = "hot words"
+
+
 class SpeechToText(Protocol):
     """Hears."""
 
     name: str
+    vocabulary_kind: VocabularyKind
 
     def start(
         self, on_partial: Callable[[Transcript], None], vocabulary: Path | None = None, *, speaker: str = ""

@@ -14,6 +14,7 @@ from voice.engines.contracts import (
     EngineBusyError,
     EngineError,
     Transcript,
+    VocabularyKind,
     Word,
 )
 from voice.engines.wire import Kind
@@ -29,6 +30,8 @@ LONGEST_MS = 300_000
 
 class ListeningPool:
     """A `voice.engines.contracts.SpeechToText` over ``size`` children; more than that at once wait for their turn."""
+
+    vocabulary_kind = VocabularyKind.LANGUAGE_MODEL
 
     def __init__(self, name: str, module: str, *arguments: str, size: int = 1, longest_queue: int = 64) -> None:
         self.name = name
@@ -111,7 +114,7 @@ class ChildRecognition:
             self._tell(json.loads(answer))
         _, answer = child.ask(Kind.FINISH)
         if self._final.set_running_or_notify_cancel():
-            self._final.set_result(_transcript(json.loads(answer), is_final=True))
+            self._final.set_result(transcript_of(json.loads(answer), is_final=True))
 
     def fail(self, error: EngineError) -> None:
         if self._final.set_running_or_notify_cancel():
@@ -120,10 +123,11 @@ class ChildRecognition:
     def _tell(self, heard: dict[str, Any]) -> None:
         if heard["text"] != self._last and not self._is_cancelled:
             self._last = heard["text"]
-            self._on_partial(_transcript(heard, is_final=False))
+            self._on_partial(transcript_of(heard, is_final=False))
 
 
-def _transcript(heard: dict[str, Any], *, is_final: bool) -> Transcript:
+def transcript_of(heard: dict[str, Any], *, is_final: bool) -> Transcript:
+    """What a child told, as JSON."""
     return Transcript(
         text=heard["text"],
         is_final=is_final,

@@ -1,4 +1,4 @@
-"""The two files of a vocabulary: a language model, and how its words sound that are in no dictionary."""
+"""The files of a vocabulary: a language model, and how its words sound that are in no dictionary; or hot words."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ENDING = ".lm.bin"
+HOT_WORDS_ENDING = ".hot.txt"
 
 
 def pronunciation_path(model: Path) -> Path:
@@ -19,3 +20,8 @@ def pronunciations(model: Path) -> Iterator[tuple[str, str]]:
         for line in path.read_text(encoding="utf-8").splitlines():
             word, _, phones = line.partition(" ")
             yield word, phones
+
+
+def hot_words_of(path: Path) -> str:
+    """What a file of hot words holds: as one line, the most telling first. Raises `OSError`."""
+    return " ".join(path.read_text(encoding="utf-8").split())

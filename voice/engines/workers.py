@@ -27,6 +27,14 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 START_TIMEOUT_S = 60.0
 ANSWER_TIMEOUT_S = 20.0
 EXIT_TIMEOUT_S = 5.0
+ENVIRONMENT = {
+    "PATH": os.defpath,
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "OMP_NUM_THREADS": "1",
+    # Whatever of a model is not on this machine is missing: nothing is fetched while people wait.
+    "HF_HUB_OFFLINE": "1",
+}
+"""Of a child, and nothing else: it knows no secret of its parent."""
 LAST_WORDS = 400
 """Characters of what a child said before it ended that are told."""
 
@@ -41,7 +49,7 @@ class Child:
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             cwd=ROOT,
-            env={"PATH": os.defpath, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"},
+            env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -157,6 +165,8 @@ class Pool:
         self._threads: set[threading.Thread] = set()
         self._idle = 0
         self._generation = 0
+        self.fault: EngineError | None = None
+        """Why no child could be started, the last time that one was needed; ``None`` when it could."""
 
     def submit(self, job: Job) -> None:
         """Have ``job`` done by the next free child. Raises `EngineBusyError`."""
@@ -190,6 +200,12 @@ class Pool:
     def waiting(self) -> int:
         """Jobs that wait for a child."""
         return len(self._jobs)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a job would be begun at once."""
+        with self._changed:
+            return not self._jobs and (self._idle > 0 or len(self._threads) < self.size)
 
     def child_pids(self) -> list[int]:
         with self._changed:
@@ -233,7 +249,12 @@ class Pool:
 
     def _replace(self, child: Child | None) -> Child:
         self._drop(child)
-        new = Child(self.module, *self.arguments)
+        try:
+            new = Child(self.module, *self.arguments)
+        except EngineError as error:
+            self.fault = error
+            raise
+        self.fault = None
         with self._changed:
             self._children.add(new)
         return new
