@@ -12,6 +12,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import Error as DatabaseFault
+from django.db import connection
 
 from models_registry import deployments
 from models_registry.models import GLOBAL_SCOPE, Deployment, FusionWeights, ModelVersion, Role, Rollout, Slot
@@ -175,7 +176,7 @@ class LiveView:
         # Noted before the query: a notice that comes while it runs must lead to another look.
         self._looked_at = time.monotonic()
         try:
-            ids = tuple(Deployment.objects.filter(ended_at=None).order_by("id").values_list("id", flat=True))
+            ids = _live_ids()
             if self._loaded is None or ids != self._loaded.ids:
                 self._loaded = _load()
         except DatabaseFault as error:
@@ -183,6 +184,16 @@ class LiveView:
                 raise
             self._looked_at = time.monotonic()
             logger.warning("The live deployments can't be read (%s); the last known serve", type(error).__name__)
+
+
+_LIVE_IDS = f"SELECT id FROM {Deployment._meta.db_table} WHERE ended_at IS NULL ORDER BY id"  # noqa: S608  (a constant)
+
+
+def _live_ids() -> tuple[int, ...]:
+    """Asked for twice a second, within somebody's request: without the ORM it takes a third of the time."""
+    with connection.cursor() as cursor:
+        cursor.execute(_LIVE_IDS)
+        return tuple(number for (number,) in cursor.fetchall())
 
 
 def _load() -> _Loaded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -10,12 +11,15 @@ import wrapt
 from opentelemetry.instrumentation.psycopg import CursorTracer, DatabaseApiIntegration, PsycopgInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 
+from ops import statements
+
 
 def trace_database(provider: TracerProvider) -> None:
     """Make a span of every statement of every cursor, parameters left out.
 
-    `PsycopgInstrumentor` itself replaces a connection's cursor factory, which neither Django's server-side cursors
-    nor the hot path's own cursors (`rag.pipeline.database`) use; all of them inherit these two methods.
+    `PsycopgInstrumentor` itself replaces a connection's cursor factory, which Django's server-side cursors do not use;
+    all cursors inherit these two methods. What `ops.statements` runs has no cursor; of a statement that works
+    beside something else the span is only as long as it took to send.
     """
     integration = DatabaseApiIntegration(
         "opentelemetry.instrumentation.psycopg",
@@ -39,3 +43,13 @@ def trace_database(provider: TracerProvider) -> None:
     for method in ("execute", "executemany"):
         if not isinstance(getattr(psycopg.Cursor, method), wrapt.FunctionWrapper):
             wrapt.wrap_function_wrapper(psycopg.Cursor, method, traced)
+
+    def traced_statement(wrapped: Callable[..., Any], _: object, args: Any, kwargs: Any) -> Any:
+        connection, statement, parameters = args
+        if not integration.connection_props:
+            integration.get_connection_attributes(connection)
+        return tracer.traced_execution(None, partial(wrapped, connection), statement, parameters, **kwargs)
+
+    for function in ("fetch", "begin"):
+        if not isinstance(getattr(statements, function), wrapt.FunctionWrapper):
+            wrapt.wrap_function_wrapper(statements, function, traced_statement)

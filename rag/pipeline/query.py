@@ -76,6 +76,11 @@ def fingerprint(parts: Mapping[str, object]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def digest(*fingerprints: str) -> str:
+    """A cache key of others, which are all equally long."""
+    return hashlib.sha256("".join(fingerprints).encode()).hexdigest()
+
+
 def _filter_errors(filters: Filters) -> dict[str, str]:
     if len(filters) > MAX_FILTERS:
         return {"filters": f"At most {MAX_FILTERS} keys."}

@@ -340,9 +340,11 @@ def _look_up(request: SearchRequest, snapshot: PipelineSnapshot, progress: Progr
     """Ask both caches at once, and for the claim to compute the answer if there is none."""
     if not settings.RAG_RESPONSE_CACHE_TTL_S:
         return
-    feature_key = snapshot.feature_key(request) if settings.RAG_FEATURE_CACHE_TTL_S else None
+    response_key, feature_key = snapshot.keys(request)
     try:
-        progress.found = cache.look_up(snapshot.response_key(request), feature_key, single_flight.CLAIM_S)
+        progress.found = cache.look_up(
+            response_key, feature_key if settings.RAG_FEATURE_CACHE_TTL_S else None, single_flight.CLAIM_S
+        )
     except cache.CacheUnavailableError:
         progress.degrade("cache", CACHE_FAULT)
 

@@ -22,10 +22,13 @@ from rag.pipeline.ann import EXACT, AnnPlan
 from rag.pipeline.database import hot_cursor
 from rag.pipeline.embed import Space
 from rag.pipeline.features import SCHEMA_VERSION
-from rag.pipeline.query import SearchRequest, fingerprint
+from rag.pipeline.query import SearchRequest, digest, fingerprint
 from rag.spaces import space_of
 
 FUSION_FIELDS = frozenset({"weights_version", "ltr_weight", "conceptual_weight"})
+
+# Shallow, as nothing in a request is a dataclass.
+_SHOWN_FIELDS = tuple(field.name for field in fields(SearchRequest) if field.name not in {"query", "filters"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +56,18 @@ class PipelineSnapshot:
 
     def feature_key(self, request: SearchRequest) -> str:
         """Key of a query's candidates, features and LTR scores."""
-        _, before_fusion = _digests(self)
-        return fingerprint({"snapshot": before_fusion, "query": request.query, "filters": dict(request.filters)})
+        return self.keys(request)[1]
 
     def response_key(self, request: SearchRequest) -> str:
         """Key of a whole answer."""
-        everything, _ = _digests(self)
-        # Shallow, as nothing in a request is a dataclass.
-        asked = {field.name: getattr(request, field.name) for field in fields(request)}
-        return fingerprint({"snapshot": everything, "request": asked | {"filters": dict(request.filters)}})
+        return self.keys(request)[0]
+
+    def keys(self, request: SearchRequest) -> tuple[str, str]:
+        """`response_key` and `feature_key`."""
+        everything, before_fusion = _digests(self)
+        asked = fingerprint({"query": request.query, "filters": dict(request.filters)})
+        shown = {name: getattr(request, name) for name in _SHOWN_FIELDS}
+        return fingerprint({"snapshot": everything, "asked": asked} | shown), digest(before_fusion, asked)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

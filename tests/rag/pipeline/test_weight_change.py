@@ -8,12 +8,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import psycopg
 import pytest
 from django.conf import settings
 from django.db import connection
 
+import ops.statements
 from models_registry import weights
 from models_registry.live import view
 from ops.contracts.principal import SYSTEM
@@ -51,18 +53,20 @@ for line in sys.stdin:
 
 @contextmanager
 def statements() -> Iterator[list[str]]:
-    """What this process asks of the database, whichever way: Django's cursors and our own are psycopg's."""
-    real, seen = psycopg.Cursor.execute, []
+    """What this process asks of the database, whichever way: by a cursor, or by `ops.statements`."""
+    seen: list[str] = []
 
-    def execute(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
-        seen.append(str(query))
-        return real(self, query, *arguments, **options)
+    def noted(place: Any, name: str, position: int) -> Any:
+        real = getattr(place, name)
 
-    psycopg.Cursor.execute = execute  # type: ignore[method-assign]
-    try:
+        def run(*arguments: Any, **options: Any) -> Any:
+            seen.append(str(arguments[position]))
+            return real(*arguments, **options)
+
+        return mock.patch.object(place, name, run)
+
+    with noted(psycopg.Cursor, "execute", 1), noted(ops.statements, "fetch", 1), noted(ops.statements, "begin", 1):
         yield seen
-    finally:
-        psycopg.Cursor.execute = real  # type: ignore[method-assign]
 
 
 def asked() -> dict[str, Any]:
