@@ -234,6 +234,7 @@ async def _watch(running: Running, keeper: _Keeper) -> None:
     while True:
         await asyncio.sleep(WATCH_INTERVAL_S)
         heard, told_to_stop = await keeper.signs()
+        _raise_if_cancelled()
         if heard:
             running.left_at = time.monotonic()
         is_orphan = not running.listeners and time.monotonic() - running.left_at > ORPHANED_AFTER_S
@@ -291,6 +292,7 @@ async def _follow_elsewhere(request_id: str, principal: Principal, after: int) -
         while True:
             await client.set(_key(request_id, "heard"), b"1", ex=PRESENCE_S)
             found: Any = await client.xread({_key(request_id, "events"): last}, block=READ_BLOCK_MS)
+            _raise_if_cancelled()
             if not found and not await client.exists(_key(request_id, "events")):
                 return
             for _, entries in found:
@@ -305,6 +307,15 @@ async def _follow_elsewhere(request_id: str, principal: Principal, after: int) -
         raise _unknown(request_id) from error
     finally:
         await client.aclose()
+
+
+def _raise_if_cancelled() -> None:
+    """The client of Redis waits by `asyncio.wait_for`, which in Python 3.11 loses a cancellation that comes together
+    with the result (https://github.com/python/cpython/issues/86296): a loop that asks Redis would never end.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def _owner(client: redis_asyncio.Redis, request_id: str) -> str | None:

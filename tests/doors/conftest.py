@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
+from tests.rag.answers.model_server import ModelServer
 from tests.serving import Zenglow, installations, prepared_data  # noqa: F401  (a fixture)
 from zenglow_client import settings
 from zenglow_client.console.main import run
@@ -46,10 +48,11 @@ print(json.dumps(made))
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A running installation, and keys for it by whose they are (`SCOPES`)."""
+    """A running installation, keys for it by whose they are (`SCOPES`), and a folder that sources may look at."""
 
     zenglow: Zenglow
     keys: dict[str, str]
+    folder: Path
 
     @property
     def url(self) -> str:
@@ -63,10 +66,37 @@ class Product:
 
 
 @pytest.fixture(scope="session")
-def product(request: pytest.FixtureRequest) -> Iterator[Product]:
+def _model_server() -> Iterator[ModelServer]:
+    server = ModelServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def models(_model_server: ModelServer) -> Iterator[ModelServer]:
+    """The server of the agent Leonardo's model, which does no wrong unless a test says so."""
+    _model_server.reset()
+    yield _model_server
+    _model_server.reset()
+
+
+@pytest.fixture(scope="session")
+def product(
+    request: pytest.FixtureRequest, _model_server: ModelServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Product]:
     """Up, with the document ``tea`` in the collection ``papers``."""
+    folder = tmp_path_factory.mktemp("shelf")
     with installations(request) as make:
-        zenglow = make(ENABLE_API_KEYS="1", RAG_DEFAULT_COLLECTION="papers")
+        zenglow = make(
+            ENABLE_API_KEYS="1",
+            RAG_DEFAULT_COLLECTION="papers",
+            REGISTRY_OLLAMA_URLS=_model_server.url,
+            OPS_OUTGOING_ALLOWED="127.0.0.1",
+            RAG_SOURCE_FOLDERS=str(folder),
+            RAG_MODEL_CONNECT_TIMEOUT_S="60",
+            RAG_MODEL_FIRST_TOKEN_TIMEOUT_S=str(PATIENCE_S),
+            RAG_MODEL_PAUSE_S="0",
+        )
         zenglow.start()
         made = subprocess.run(
             [sys.executable, "-c", MAKE_KEYS, json.dumps(SCOPES)],
@@ -76,7 +106,7 @@ def product(request: pytest.FixtureRequest) -> Iterator[Product]:
             text=True,
             check=True,
         )
-        found = Product(zenglow, json.loads(made.stdout.splitlines()[-1]))
+        found = Product(zenglow, json.loads(made.stdout.splitlines()[-1]), folder)
         found.index({"tea": TEA})
         yield found
 

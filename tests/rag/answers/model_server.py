@@ -16,10 +16,14 @@ from tests.patience import PATIENCE_S
 
 
 class ModelServer:
-    """``words`` is what it says; ``fault`` what it does wrong: see `Handler`. ``asked`` are the bodies it was sent."""
+    """``words`` is what it says, after the ``replies`` in their order; ``fault`` what it does wrong: see `Handler`.
+
+    ``asked`` are the bodies it was sent.
+    """
 
     def __init__(self) -> None:
         self.words = ["Oxalic ", "acid ", "kills ", "mites ", "[1", "] ", "and ", "wasps ", "[9]."]
+        self.replies: list[list[str]] = []
         self.fault = ""
         self.faults_left = 10**9
         self.calls: list[dict[str, Any]] = []
@@ -56,6 +60,7 @@ class ModelServer:
                     self._json({"error": "not found"}, 404)
 
             def _answer(self, body: dict[str, Any]) -> None:
+                words = outer.replies.pop(0) if outer.replies else outer.words
                 fault = outer.fault if outer.faults_left > 0 else ""
                 outer.faults_left -= 1
                 if fault in {"429", "500", "404", "401"}:
@@ -76,7 +81,11 @@ class ModelServer:
                     self.close_connection = True
                     return
                 lines = list(
-                    outer.pulled() if self.path == "/api/pull" else outer.ndjson(body) if is_ollama else outer.sse(body)
+                    outer.pulled()
+                    if self.path == "/api/pull"
+                    else outer.ndjson(body, words)
+                    if is_ollama
+                    else outer.sse(body, words)
                 )
                 try:
                     for number, line in enumerate(lines):
@@ -91,9 +100,16 @@ class ModelServer:
                             self._chunk(
                                 (json.dumps(said) if is_ollama else f"data: {json.dumps(said)}").encode() + b"\n"
                             )
+                        if number == 2 and fault == "pause":
+                            outer.has_begun.set()
+                            outer.went_on.wait(PATIENCE_S)
                         if number == 2 and fault == "endless":
                             outer.has_begun.set()
                             while True:  # until nobody listens
+                                self._chunk(lines[1])
+                        if number == 2 and fault == "drip":
+                            outer.has_begun.set()
+                            while not outer.went_on.wait(0.05):
                                 self._chunk(lines[1])
                         self._chunk(line)
                     self._chunk(b"")
@@ -119,8 +135,16 @@ class ModelServer:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()
+
+    def reset(self) -> None:
+        """Nothing was asked yet, and nothing is wrong."""
+        self.went_on.set()
+        self.fault = ""
+        self.faults_left = 10**9
+        self.calls, self.asked, self.headers, self.replies = [], [], [], []
+        self.went_on, self.was_left, self.has_begun = threading.Event(), threading.Event(), threading.Event()
 
     def close(self) -> None:
         self.went_on.set()
@@ -128,20 +152,20 @@ class ModelServer:
         self._thread.join()
         self._server.server_close()
 
-    def ndjson(self, body: dict[str, Any]) -> Iterator[bytes]:
+    def ndjson(self, body: dict[str, Any], words: list[str]) -> Iterator[bytes]:
         """https://github.com/ollama/ollama/blob/main/docs/api.md#generate-a-chat-completion"""
         frame = {"model": body["model"], "created_at": "2026-01-01T00:00:00.000000Z"}
-        for word in self.words:
+        for word in words:
             yield _line(frame | {"message": {"role": "assistant", "content": word}, "done": False})
         if body.get("tools"):
             called = {"function": {"name": "look", "arguments": {"where": "hive"}}}
             message = {"role": "assistant", "content": "", "tool_calls": [called]}
             yield _line(frame | {"message": message, "done": False})
-        told = {"done": True, "done_reason": "stop", "prompt_eval_count": 200, "eval_count": len(self.words)}
+        told = {"done": True, "done_reason": "stop", "prompt_eval_count": 200, "eval_count": len(words)}
         times = {"total_duration": 5, "load_duration": 1, "prompt_eval_duration": 2, "eval_duration": 2}
         yield _line(frame | {"message": {"role": "assistant", "content": ""}} | told | times)
 
-    def sse(self, body: dict[str, Any]) -> Iterator[bytes]:
+    def sse(self, body: dict[str, Any], words: list[str]) -> Iterator[bytes]:
         """https://platform.openai.com/docs/api-reference/chat-streaming"""
         frame = {"id": "c-1", "object": "chat.completion.chunk", "created": 1, "model": body["model"]}
 
@@ -152,13 +176,13 @@ class ModelServer:
             return {"index": 0, "delta": delta, "finish_reason": reason}
 
         yield event([choice({"role": "assistant", "content": ""})])
-        for word in self.words:
+        for word in words:
             yield event([choice({"content": word})])
         if body.get("tools"):
             function = {"name": "look", "arguments": '{"where": "hive"}'}
             yield event([choice({"tool_calls": [{"index": 0, "id": "t1", "type": "function", "function": function}]})])
         yield event([choice({}, "tool_calls" if body.get("tools") else "stop")])
-        usage = {"prompt_tokens": 200, "completion_tokens": len(self.words), "total_tokens": 200 + len(self.words)}
+        usage = {"prompt_tokens": 200, "completion_tokens": len(words), "total_tokens": 200 + len(words)}
         yield event([], usage=usage)
         yield b"data: [DONE]\n\n"
 
