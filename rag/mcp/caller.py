@@ -17,7 +17,7 @@ CALLS = declare_counter("zenglow_mcp_calls", "Calls of MCP tools and resources."
 class Caller:
     """A principal, resolved before the protocol begins: nothing that is said in it, or found by it, changes it.
 
-    ``charge`` draws a cost from the caller's rate limit and raises `TooManyRequests`.
+    ``charge`` draws a cost, which may be 0, from the caller's rate limit and raises `TooManyRequests`.
     """
 
     principal: Principal

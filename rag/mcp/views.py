@@ -1,13 +1,17 @@
 """``POST /mcp``: the protocol's streamable HTTP transport, behind the same door as the REST API.
 
 Each request is whole in itself: no session is kept between two, so that any process answers any of them, and a right
-that is withdrawn ends with the next request. Answers are JSON. The middleware has resolved the caller, charged the
-request and refused other sites by then; the SDK sees only the exchange.
+that is withdrawn ends with the next request. Answers are JSON. The middleware has resolved the caller and refused other
+sites by then; the SDK sees only the exchange.
+
+Requests are charged here: a model that calls tools too often reads in the tool's result when to come back, which it
+can act on. Anything else beyond the limit is answered with status 429, as everywhere.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping, MutableMapping
 from typing import Any, cast
 
@@ -20,6 +24,7 @@ from rest_framework.views import APIView
 
 from ops.access import Access
 from ops.limits import policy
+from ops.limits.policy import LimitReached
 from ops.requests import ApiRequest
 from rag.mcp.caller import Caller
 
@@ -28,6 +33,7 @@ class McpView(APIView):
     """Any key may speak the protocol; each tool asks for its own scope."""
 
     required_scopes = {"POST": Access.ANY_PRINCIPAL}
+    rate_costs = {"POST": 0.0}
 
     @extend_schema(exclude=True)  # the protocol describes itself
     def post(self, request: Request) -> HttpResponse:
@@ -35,12 +41,30 @@ class McpView(APIView):
         asked = cast(ApiRequest, request)
         django_request = request._request
 
+        refusal: LimitReached | None = None
+        try:
+            policy.charge_request(django_request, asked.principal, self, policy.DEFAULT_COST)
+        except LimitReached as found:
+            if not _is_tool_call(django_request.body):
+                raise
+            refusal = found
+
         def charge(cost: float) -> None:
+            if refusal is not None:
+                raise refusal
             if cost and policy.is_limited(request.path):
                 policy.charge(asked.principal, str(request.META.get("REMOTE_ADDR") or ""), cost, "http")
 
         caller = Caller(asked.principal, charge, asked.request_id)
         return async_to_sync(_exchange)(caller, django_request)
+
+
+def _is_tool_call(body: bytes) -> bool:
+    try:
+        message = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(message, dict) and message.get("method") == "tools/call" and "id" in message
 
 
 async def _exchange(caller: Caller, request: HttpRequest) -> HttpResponse:
