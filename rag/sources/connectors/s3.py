@@ -9,16 +9,17 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 from django.conf import settings
 
 from ops import outgoing
 from ops.contracts.problems import InvalidRequest
 from rag.ingest.formats import media_type_of_name
 from rag.sources import options as checks
+from rag.sources.connectors.s3_sending import sender
 from rag.sources.types import Event, Found, Known, LeftOut, Place, Same, SourceError, Unreadable
 
 INSTALL = "Install it: .venv/bin/pip install -r requirements/s3.txt"
-CONNECT_TIMEOUT_S = 5
 
 
 class S3Connector:
@@ -46,24 +47,28 @@ class S3Connector:
         )
 
     def events(self, place: Place, known: Mapping[str, Known]) -> Iterator[Event]:
-        client = _client(place)
-        from botocore.exceptions import BotoCoreError, ClientError
+        with outgoing.client() as http:
+            yield from _events(_client(place, http), place, known)
 
-        bucket, prefix = _split(place.location)
-        selection = checks.Selection(place.options)
-        try:
-            for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-                for entry in page.get("Contents", ()):
-                    path = entry["Key"].removeprefix(prefix).lstrip("/")
-                    reason = _reason_to_leave(path, entry["Size"], selection)
-                    if reason is not None:
-                        yield LeftOut(reason)
-                    elif (seen := known.get(path)) is not None and seen.revision == entry["ETag"]:
-                        yield Same(path)
-                    else:
-                        yield _read(client, bucket, entry["Key"], path, entry["ETag"])
-        except (BotoCoreError, ClientError) as error:
-            raise SourceError(f"The bucket {bucket} can't be listed: {_told(error)}") from None
+
+def _events(client: Any, place: Place, known: Mapping[str, Known]) -> Iterator[Event]:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, prefix = _split(place.location)
+    selection = checks.Selection(place.options)
+    try:
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for entry in page.get("Contents", ()):
+                path = entry["Key"].removeprefix(prefix).lstrip("/")
+                reason = _reason_to_leave(path, entry["Size"], selection)
+                if reason is not None:
+                    yield LeftOut(reason)
+                elif (seen := known.get(path)) is not None and seen.revision == entry["ETag"]:
+                    yield Same(path)
+                else:
+                    yield _read(client, bucket, entry["Key"], path, entry["ETag"])
+    except (BotoCoreError, ClientError) as error:
+        raise SourceError(f"The bucket {bucket} can't be listed: {_told(error)}") from None
 
 
 def _read(client: Any, bucket: str, key: str, path: str, etag: str) -> Event:
@@ -101,8 +106,8 @@ def _too_large() -> str:
     return f"is larger than {settings.RAG_DOCUMENT_MAX_BYTES / (1 << 20):g} MB"
 
 
-def _client(place: Place) -> Any:
-    """A client with the place's own key; else one that boto3 finds where its users expect it."""
+def _client(place: Place, http: httpx.Client) -> Any:
+    """A client with the place's own key, else one that boto3 finds where its users expect it; it calls by ``http``."""
     if find_spec("boto3") is None:
         raise SourceError(f"boto3 is not installed. {INSTALL}")
     import boto3
@@ -111,22 +116,19 @@ def _client(place: Place) -> Any:
     from botocore.exceptions import BotoCoreError
 
     endpoint = place.options.get("endpoint_url")
-    if endpoint:
-        outgoing.ensure_allowed(endpoint)
     config = Config(
-        connect_timeout=CONNECT_TIMEOUT_S,
-        read_timeout=settings.RAG_SOURCE_FETCH_TIMEOUT_S,
         retries={"max_attempts": 3, "mode": "standard"},
         s3={"addressing_style": "path"} if endpoint else None,
         signature_version=UNSIGNED if place.options.get("anonymous") else None,
-        proxies={},
     )
     try:
-        return boto3.client(
+        client = boto3.client(
             "s3", endpoint_url=endpoint, region_name=place.options.get("region"), config=config, **_keys(place.secret)
         )
     except (BotoCoreError, ValueError) as error:
         raise SourceError(f"S3 can't be asked: {error}") from None
+    client.meta.events.register("before-send.s3", sender(http))
+    return client
 
 
 def _keys(secret: str) -> dict[str, str]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from ops import outgoing
 from ops.contracts.problems import InvalidRequest
+from ops.outgoing import GuardedTransport
 from rag.models import SourceOutcome
 from tests.rag.sources.conftest import Make, ids, look
 from tests.rag.sources.places import Bucket, Folder
@@ -92,6 +95,34 @@ def test_its_endpoint_must_be_open_to_calls(bucket: Bucket, make: Make, settings
     settings.OPS_OUTGOING_ALLOWED = ()
     source = look(make(bucket))
     assert (source.outcome, "no public address" in source.error) == (SourceOutcome.FAILED, True)
+
+
+def test_each_request_goes_to_the_address_that_was_judged(
+    bucket: Bucket, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that leads to the bucket for us alone, and later into the network."""
+    leads_to = ["127.0.0.1"]
+    asked: list[str] = []
+
+    def rebinding(host: str, port: int) -> list[str]:
+        asked.append(host)
+        return leads_to
+
+    def guarded() -> httpx.Client:
+        return httpx.Client(transport=GuardedTransport(rebinding), trust_env=False)
+
+    monkeypatch.setattr(outgoing, "client", guarded)
+    bucket.put("a + b&c é.txt", "Bees make honey.")
+    bucket.put("c.txt", "Wasps make paper.")
+    port = bucket.endpoint.rpartition(":")[2]
+    source = look(make(bucket, options={"endpoint_url": f"http://s3.eu-west-1.amazonaws.com:{port}"}))
+    assert (source.outcome, ids()) == (SourceOutcome.OK, {"shelf/a + b&c é.txt", "shelf/c.txt"})
+    assert asked == ["s3.eu-west-1.amazonaws.com"] * 3, "a listing and two objects"
+
+    leads_to[:] = ["169.254.169.254"]
+    source = look(source)
+    assert (source.outcome, "no public address" in source.error) == (SourceOutcome.FAILED, True)
+    assert ids() == {"shelf/a + b&c é.txt", "shelf/c.txt"}
 
 
 @pytest.mark.parametrize("location", ["bucket", "s3://", "https://bucket/", "s3://bucket/?x=1"])
