@@ -19,6 +19,7 @@ from ops.contracts.principal import Principal
 from ops.contracts.problems import InvalidRequest, NotFound
 from rag.answers.contracts import Answer, Turn
 from rag.answers.wire import answer_json
+from rag.chat.verdicts import rate_passages
 from rag.models import Conversation, Document, Message, MessageState, Pane, Preference, Verdict
 from rag.readable import open_collections, readable_documents
 
@@ -206,7 +207,10 @@ def _readable(reader: Principal, pks: set[int]) -> Sequence[int]:
 
 
 def vote(conversation: Conversation, turn: int, verdict: str, principal: Principal) -> Preference:
-    """Which answer of a turn was better. The same again changes it. Raises `InvalidRequest`, `NotFound`."""
+    """Which answer of a turn was better, which rates the passages that they cite, too. The same again changes it.
+
+    Raises `InvalidRequest`, `NotFound`.
+    """
     if verdict not in Verdict.values:
         fault = f"One of {', '.join(Verdict.values)}."
         raise InvalidRequest(f"verdict: {fault}", errors={"verdict": fault})
@@ -216,12 +220,14 @@ def vote(conversation: Conversation, turn: int, verdict: str, principal: Princip
     left, right = (
         {"agent": one.agent, "model": one.model, "text": one.text} for one in (said[Pane.LEFT], said[Pane.RIGHT])
     )
-    row, _ = Preference.objects.update_or_create(
-        conversation=conversation,
-        turn=turn,
-        by=principal.log_name,
-        defaults={"verdict": verdict, "question": said[""].text, "left": left, "right": right},
-    )
+    with transaction.atomic():
+        row, _ = Preference.objects.update_or_create(
+            conversation=conversation,
+            turn=turn,
+            by=principal.log_name,
+            defaults={"verdict": verdict, "question": said[""].text, "left": left, "right": right},
+        )
+        rate_passages(verdict, {pane: said[pane] for pane in (Pane.LEFT, Pane.RIGHT)}, principal)
     return row
 
 

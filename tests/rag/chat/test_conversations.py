@@ -16,7 +16,7 @@ from ops.models import ApiKey
 from rag.answers import service
 from rag.answers.contracts import AnswerRequest, Turn
 from rag.chat import conversations
-from rag.models import Conversation, Message, Preference
+from rag.models import Conversation, Feedback, Message, Preference
 from tests.rag.api.conftest import assert_problem, client_of, post, send  # noqa: F401
 from tests.rag.pipeline.support import person
 
@@ -101,6 +101,35 @@ def test_a_verdict_keeps_what_was_compared_and_is_exported_for_training() -> Non
     assert (line["prompt"], line["verdict"]) == ("What kills mites in winter?", "right")
     assert line["chosen"]["text"].startswith("Oxalic acid")
     assert Preference.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("verdict", "votes"),
+    [
+        ("left", {"left": 1}),
+        ("right", {"right": 1}),
+        ("tie", {"left": 1, "right": 1}),
+        ("both_bad", {"left": -1, "right": -1}),
+    ],
+)
+def test_a_verdict_rates_the_passages_that_the_answers_cite(verdict: str, votes: dict[str, int]) -> None:
+    ada = replace(ADA, scopes=frozenset({Scope.QUERY, Scope.FEEDBACK}))
+    asked = asked_and_answered(ada, "What kills mites in winter?", BOTH)
+    conversations.vote(asked.conversation, 1, "tie", ada)  # which is taken back
+    conversations.vote(asked.conversation, 1, verdict, ada)
+    panes = {request_id: pane for pane, request_id in asked.answers.items()}
+    found = Feedback.objects.filter(kind="vote")
+    assert {panes[str(row.request_id)]: row.value for row in found} == votes
+    assert {(row.document_id, row.query) for row in found} == {("mites", "What kills mites in winter?")}
+
+
+def test_who_may_not_give_feedback_still_compares() -> None:
+    asked = asked_and_answered(ADA, "What kills mites in winter?", BOTH)
+    assert (
+        conversations.vote(asked.conversation, 1, "left", replace(ADA, scopes=frozenset({Scope.QUERY}))).verdict
+        == "left"
+    )
+    assert not Feedback.objects.exists()
 
 
 def test_there_is_no_verdict_on_a_single_answer() -> None:
