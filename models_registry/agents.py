@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
-from models_registry.models import Agent, ModelVersion, Selection, Slot
+from models_registry.models import Agent, ModelVersion, Selection, Slot, VersionStatus
 from models_registry.seeding import StepReporter
 from models_registry.statistics import StatisticsUnavailableError, figures, model_subject, tallies
 from ops import audit
@@ -175,6 +176,15 @@ def choices(agent: Agent) -> list[Choice]:
         return found
     *preferred, last = found
     return [*sorted(preferred, key=lambda one: _place(one, agent.latency_objective_ms)), last]
+
+
+def not_downloaded(models: Sequence[str]) -> set[str]:
+    """Those of Ollama's that its servers did not have when the registry looked last; none where there is no server."""
+    wanted = {model for model in models if model.startswith("ollama/")}
+    if not wanted or not settings.REGISTRY_OLLAMA_URLS:
+        return set()
+    there = ModelVersion.objects.filter(model__name__in=wanted).exclude(status=VersionStatus.MISSING)
+    return wanted - set(there.values_list("model__name", flat=True))
 
 
 def _place(choice: Choice, objective_ms: int | None) -> tuple[int, float]:

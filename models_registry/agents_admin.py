@@ -10,7 +10,7 @@ from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from models_registry.agents import choices, delete_agent, save_agent
+from models_registry.agents import choices, delete_agent, not_downloaded, save_agent
 from models_registry.models import Agent
 from ops.admin import principal_of
 from ops.contracts.problems import InvalidRequest
@@ -56,8 +56,11 @@ class AgentAdmin(admin.ModelAdmin[Agent]):
         """The order in which the models are tried just now, and why."""
         if agent.pk is None:
             return "Known once the agent is saved."
+        missing = not_downloaded(agent.model_order)
         rows = format_html_join(
-            "", "<li><strong>{}</strong> – {}</li>", ((one.model, one.reason) for one in choices(agent))
+            "",
+            "<li><strong>{}</strong> – {}{}</li>",
+            ((one.model, one.reason, _how_to_get(one.model) if one.model in missing else "") for one in choices(agent)),
         )
         return format_html("<ol>{}</ol>", rows)
 
@@ -73,3 +76,11 @@ class AgentAdmin(admin.ModelAdmin[Agent]):
     def delete_queryset(self, request: HttpRequest, queryset: Any) -> None:
         for agent in queryset:
             delete_agent(agent, principal_of(request))
+
+
+def _how_to_get(model: str) -> SafeString:
+    return format_html(
+        " Its server did not have it when it was last looked at; this downloads it: "
+        "<code>manage.py answers pull {}</code>",
+        model.removeprefix("ollama/"),
+    )

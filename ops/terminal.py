@@ -9,7 +9,20 @@ from typing import IO, cast
 
 from django.core.management.base import OutputWrapper
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+Step = Callable[[int, int], None]
+"""How much is done, and of how much."""
+Bar = Callable[[str], Step]
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -26,17 +39,30 @@ def console(stream: OutputWrapper) -> Console:
 
 
 @contextmanager
-def progress(stream: OutputWrapper) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+def progress(stream: OutputWrapper) -> Iterator[Bar]:
     """Progress bars that vanish when they are done.
 
     with progress(self.stderr) as bar:
         on_step = bar("Reading cranfield")
         on_step(3, 225)
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with _bars(stream, MofNCompleteColumn()) as bar:
+        yield bar
+
+
+@contextmanager
+def downloads(stream: OutputWrapper) -> Iterator[Bar]:
+    """As `progress`, counting bytes."""
+    with _bars(stream, DownloadColumn(), TransferSpeedColumn()) as bar:
+        yield bar
+
+
+@contextmanager
+def _bars(stream: OutputWrapper, *counts: ProgressColumn) -> Iterator[Bar]:
+    columns = (TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn())
     with Progress(*columns, console=console(stream), transient=True) as shown:
 
-        def bar(description: str) -> Callable[[int, int], None]:
+        def bar(description: str) -> Step:
             task = shown.add_task(description, total=None)
 
             def update(done: int, total: int) -> None:

@@ -639,6 +639,7 @@ class VoiceSession:
             collection=self.options.collection or None,
             agent=self.options.agent,
             history=tuple(self._history),
+            in_haste=True,
         )
 
     def _look_ahead(self) -> None:

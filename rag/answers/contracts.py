@@ -38,7 +38,8 @@ class AnswerRequest:
 
     ``agent``: slug; ``None`` for the default one. ``history``: oldest first. ``top_k``: passages to look at. ``None``
     of ``max_tokens`` and ``temperature`` is what the agent says. ``tools`` and ``tool_choice`` are passed through to a
-    model that takes them, in the form of OpenAI's chat completions.
+    model that takes them, in the form of OpenAI's chat completions. ``in_haste``: somebody listens and each second
+    counts, so rules alone make a follow-up a question of its own: no model is waited for before the search.
     """
 
     query: str
@@ -52,6 +53,7 @@ class AnswerRequest:
     stop: tuple[str, ...] = ()
     tools: tuple[Mapping[str, Any], ...] = ()
     tool_choice: str | Mapping[str, Any] | None = None
+    in_haste: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,9 +16,16 @@ from rag.answers.evidence import Evidence, cosines
 from rag.answers.sentences import Quotable, Stems, count_words
 from rag.pipeline.types import Float32Array, Float64Array
 
-MEANING, WORDS, RANK = 0.55, 0.35, 0.10
-"""Shares of a sentence's relevance: its vector's cosine to the query's, the query's words in it, its passage's score.
-A first choice, not tuned: `bench/answers.py` is there to measure it."""
+
+class Shares(NamedTuple):
+    """Of a sentence's relevance: its vector's cosine to the query's, the query's words in it, its passage's score."""
+
+    meaning: float
+    words: float
+    rank: float
+
+
+SHARES = Shares(0.55, 0.35, 0.10)
 
 FRAGMENT, QUESTION = 0.8, 0.5
 """What the relevance of a piece without an end, such as a heading, and of a question is multiplied by: neither says
@@ -43,7 +51,10 @@ class Selected:
     confidence: float
 
 
-def select(evidence: Evidence, most: int = MAX_QUOTED) -> Selected:
+NOTHING = Selected((), 0.0)
+
+
+def select(evidence: Evidence, most: int = MAX_QUOTED, shares: Shares = SHARES) -> Selected:
     """The sentences to quote. Ties go to the earlier sentence of the better passage."""
     asked = " ".join(evidence.query.casefold().split())
     usable = [
@@ -54,8 +65,8 @@ def select(evidence: Evidence, most: int = MAX_QUOTED) -> Selected:
     ]
     kept = _shortlist(evidence, usable)
     if not kept:
-        return Selected((), 0.0)
-    relevance, vectors = _relevance(evidence, kept)
+        return NOTHING
+    relevance, vectors = _relevance(evidence, kept, shares)
     chosen = mmr(relevance, _similarity(vectors, [evidence.stems[i] for i in kept]), most)
     return Selected(tuple(evidence.sentences[kept[i]] for i in chosen), float(relevance.max()))
 
@@ -89,16 +100,16 @@ def _shortlist(evidence: Evidence, usable: Sequence[int]) -> list[int]:
     return sorted(list(kept)[:MAX_EMBEDDED])
 
 
-def _relevance(evidence: Evidence, kept: Sequence[int]) -> tuple[Float64Array, Float32Array | None]:
+def _relevance(evidence: Evidence, kept: Sequence[int], shares: Shares) -> tuple[Float64Array, Float32Array | None]:
     words = np.array([evidence.coverage(evidence.stems[i]) for i in kept])
     rank = np.array([evidence.sentences[i].passage.score for i in kept])
     form = np.array([_form(evidence.sentences[i].text) for i in kept])
     query = evidence.embed_query()
     vectors = None if query is None else evidence.embed([evidence.sentences[i].text for i in kept])
     if query is None or vectors is None:
-        return (form * ((MEANING + WORDS) * words + RANK * rank)).astype(np.float64), None
+        return (form * ((shares.meaning + shares.words) * words + shares.rank * rank)).astype(np.float64), None
     meaning = cosines(vectors, query).astype(np.float64)
-    return form * (MEANING * meaning + WORDS * words + RANK * rank), vectors
+    return form * (shares.meaning * meaning + shares.words * words + shares.rank * rank), vectors
 
 
 def _form(text: str) -> float:

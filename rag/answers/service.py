@@ -20,7 +20,7 @@ from ops.contracts.principal import Principal
 from ops.contracts.problems import InvalidRequest, Problem, Unavailable
 from ops.contracts.stage import stage
 from ops.instrumentation.performance import Unfinished, unfinished
-from rag.answers import agents, condense, context, prompt
+from rag.answers import agents, context, prompt
 from rag.answers.agents import AgentView
 from rag.answers.backends.base import BackendError, Generation, Piece
 from rag.answers.backends.registry import backend_of
@@ -41,6 +41,7 @@ from rag.answers.contracts import (
     Usage,
 )
 from rag.answers.evidence import Evidence, gather
+from rag.answers.rewriting import standalone_query
 from rag.answers.selection import Selected, select
 from rag.answers.sentences import Stemmer, spans
 from rag.answers.support import sentences_with_support
@@ -134,7 +135,9 @@ def prepare(
     _check(request)
     agent = agents.agent_of(request.agent)
     slug = agent.collection_for(request.collection, settings.RAG_DEFAULT_COLLECTION)
-    query = condense.standalone(request.query, request.history)
+    condensing = time.perf_counter()
+    query = standalone_query(request, agent)
+    condense_ms = _ms_since(condensing)
     with unfinished() as row:
         found = search(
             SearchRequest(
@@ -159,6 +162,8 @@ def prepare(
         selected = select(evidence)
     timings = {name: value for name, value in found["timings"].items() if value}
     timings["grounding_ms"] = _ms_since(grounding)
+    if request.history:
+        timings["condense_ms"] = condense_ms
     return Prepared(
         request=request,
         request_id=request_id,

@@ -9,7 +9,7 @@ import pytest
 from django.test import Client
 
 from models_registry import agents, statistics
-from models_registry.models import Agent, Selection
+from models_registry.models import Agent, Model, ModelKind, ModelVersion, Selection
 from ops import keys
 from ops.contracts.model_calls import ModelCall
 from ops.contracts.principal import SYSTEM, Scope
@@ -109,3 +109,14 @@ def test_the_api_makes_changes_and_removes(settings: Any) -> None:
     assert "bee" in [one["slug"] for one in client.get("/registry/agents").json()["agents"]]
     assert send("DELETE", "/registry/agents/bee").status_code == 204
     assert client.get("/registry/agents/bee").status_code == 404
+
+
+def test_the_admin_says_how_to_get_a_model_that_its_server_does_not_have(settings: Any, admin_client: Client) -> None:
+    leonardo = Agent.objects.get(slug="leonardo")
+    page = f"/admin/models_registry/agent/{leonardo.pk}/change/"
+    assert "answers pull" not in admin_client.get(page).content.decode(), "without a server there is nothing to pull"
+    settings.REGISTRY_OLLAMA_URLS = ("http://127.0.0.1:11434",)
+    assert "manage.py answers pull mistral:7b</code>" in admin_client.get(page).content.decode()
+    there = Model.objects.create(name="ollama/mistral:7b", kind=ModelKind.LLM)
+    ModelVersion.objects.create(model=there, number=1)
+    assert agents.not_downloaded(leonardo.model_order) == {"ollama/mistral:latest"}

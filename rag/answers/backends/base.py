@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 from rag.answers.contracts import Usage
 from rag.answers.evidence import Evidence
-from rag.answers.selection import Selected
+from rag.answers.selection import NOTHING, Selected
 
 
 class BackendError(Exception):
@@ -26,7 +26,11 @@ class BackendUnavailableError(BackendError):
 
 
 class BackendRefusedError(BackendError):
-    """The same again will be refused again."""
+    """The same again will be refused again. ``status``: of HTTP, where a server said it."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class BackendBrokenError(BackendError):
@@ -48,10 +52,10 @@ class Generation:
 
     model: str
     messages: tuple[Message, ...]
-    evidence: Evidence
-    selected: Selected
     max_tokens: int
     temperature: float
+    evidence: Evidence | None = None
+    selected: Selected = NOTHING
     stop: tuple[str, ...] = ()
     tools: tuple[Mapping[str, Any], ...] = ()
     tool_choice: str | Mapping[str, Any] | None = None

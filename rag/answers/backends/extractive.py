@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, Sequence
 
-from rag.answers.backends.base import Generation, ModelInfo, Piece
+from rag.answers.backends.base import BackendRefusedError, Generation, ModelInfo, Piece
 from rag.answers.contracts import EXTRACTIVE, Usage
 from rag.answers.sentences import Quotable
 
@@ -23,12 +23,15 @@ class ExtractiveBackend:
 
     async def stream(self, generation: Generation) -> AsyncGenerator[Piece, None]:
         """The best sentence first, then the others in the order of their passages."""
+        evidence = generation.evidence
+        if evidence is None:
+            raise BackendRefusedError("Without passages there is nothing to quote.")
         budget = generation.max_tokens * CHARACTERS_PER_TOKEN
         written = 0
         is_cut = False
         ordered = in_order(generation.selected.sentences)
         for position, sentence in enumerate(ordered):
-            text = trimmed(sentence.text, generation.evidence.query)
+            text = trimmed(sentence.text, evidence.query)
             if written and written + len(text) > budget:
                 is_cut = True
                 break
@@ -45,7 +48,7 @@ class ExtractiveBackend:
             if position + 1 < len(ordered):
                 yield Piece(" " if text.endswith(_ENDS) else "\n\n", is_literal=True)
         usage = Usage(
-            sum(len(one.text) for one in generation.evidence.sentences) // CHARACTERS_PER_TOKEN,
+            sum(len(one.text) for one in evidence.sentences) // CHARACTERS_PER_TOKEN,
             written // CHARACTERS_PER_TOKEN,
         )
         yield Piece(finish_reason="length" if is_cut else "stop", usage=usage)

@@ -79,17 +79,20 @@ class ModelServer:
         except Exception as error:
             raise explained(self.label, error) from error
 
-    async def lines(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[str, None]:
+    async def lines(
+        self, path: str, body: Mapping[str, Any], total_s: float | None = None
+    ) -> AsyncGenerator[str, None]:
         """The lines of a streamed answer that aren't empty. Raises `BackendError`.
 
-        Tried again when nothing has arrived yet; after the first line a failure is final.
+        Tried again when nothing has arrived yet; after the first line a failure is final. ``total_s``: the longest
+        that it may take, without it as long as an answer may.
         """
         breaker = breaker_of(self.url)
         if not breaker.admits():
             raise BackendUnavailableError(
                 f"{self.label} is left alone for some seconds, as it failed: {breaker.reason}"
             )
-        deadline = time.monotonic() + settings.RAG_MODEL_TOTAL_TIMEOUT_S
+        deadline = time.monotonic() + (settings.RAG_MODEL_TOTAL_TIMEOUT_S if total_s is None else total_s)
         attempt = 1
         while True:
             has_begun = False
@@ -175,8 +178,8 @@ def _ensure_ok(label: str, status: int, content: bytes) -> None:
     if status in PASSING:
         raise BackendUnavailableError(f"{label} answers with status {status}{reason}.")
     if status in {401, 403}:
-        raise BackendRefusedError(f"{label} refuses our key ({status}).")
-    raise BackendRefusedError(f"{label} refuses the question with status {status}{reason}.")
+        raise BackendRefusedError(f"{label} refuses our key ({status}).", status)
+    raise BackendRefusedError(f"{label} refuses the question with status {status}{reason}.", status)
 
 
 def reason_in(content: bytes) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
+import httpx
+
 from rag.answers.backends import tokens
 from rag.answers.backends.base import (
     BackendBrokenError,
+    BackendRefusedError,
     BackendUnavailableError,
     Generation,
     ModelInfo,
@@ -41,9 +45,8 @@ class OllamaBackend:
         if generation.tools:
             body["tools"] = list(generation.tools)
         has_called = False
-        async with aclosing(self.server.lines("/api/chat", body)) as lines:
-            async for line in lines:
-                event = _object(line)
+        async with aclosing(self._events(body)) as events:
+            async for event in events:
                 message = event.get("message")
                 message = message if isinstance(message, dict) else {}
                 calls = message.get("tool_calls")
@@ -56,6 +59,19 @@ class OllamaBackend:
                     yield _last(event, generation, has_called)
                     return
         raise BackendUnavailableError(f"{LABEL} ended its answer in the middle.")
+
+    async def _events(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        try:
+            async with aclosing(self.server.lines("/api/chat", body)) as lines:
+                async for line in lines:
+                    yield _object(line)
+        except BackendRefusedError as error:
+            if error.status != httpx.codes.NOT_FOUND:
+                raise
+            model = body["model"]
+            raise BackendRefusedError(
+                f"{LABEL} has no model {model}. Download it: manage.py answers pull {model}", error.status
+            ) from error
 
     async def models(self) -> tuple[ModelInfo, ...]:
         answer = await self.server.get_json("GET", "/api/tags")
@@ -85,7 +101,7 @@ class OllamaBackend:
 
     async def pull(self, model: str) -> AsyncGenerator[PullProgress, None]:
         """Download a model; how far it is, as the server tells. Closing the iterator ends the download."""
-        async with aclosing(self.server.lines("/api/pull", {"model": model, "stream": True})) as lines:
+        async with aclosing(self.server.lines("/api/pull", {"model": model, "stream": True}, math.inf)) as lines:
             async for line in lines:
                 event = _object(line)
                 yield PullProgress(

@@ -3,6 +3,7 @@
 import { render, replaceMarks } from "./markdown.js";
 
 const STAGES = [
+  ["condense", "Understanding", ["condense_ms"]],
   ["search", "Search", ["embed_ms", "retrieval_ms", "feature_ms", "ltr_ms", "fusion_ms"]],
   ["grounding", "Reading", ["grounding_ms"]],
   ["generation", "Writing", ["generation_ms"]],

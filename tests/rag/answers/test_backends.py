@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import uuid
 from collections.abc import Callable
 from contextlib import aclosing
@@ -11,6 +12,7 @@ from typing import Any
 import ollama
 import openai
 import pytest
+from django.core.management import CommandError, call_command
 
 from rag.answers import service
 from rag.answers.backends import http, tokens
@@ -144,7 +146,6 @@ def test_a_slow_reader_slows_the_server(server: ModelServer, make: Make) -> None
     [
         ("429", BackendUnavailableError, "too much to do"),
         ("500", BackendUnavailableError, "status 500: status 500, as asked for"),
-        ("404", BackendRefusedError, "status 404"),
         ("401", BackendRefusedError, "refuses our key"),
         ("drop", BackendUnavailableError, "connection"),
         ("cut", BackendUnavailableError, "connection|middle"),
@@ -272,6 +273,41 @@ def test_a_model_without_a_counter_is_estimated_from_what_its_server_reports() -
     assert 100 < guess < 120
     (first,) = tokens.estimate("ollama/unknown", ["x" * 400])
     assert first > guess
+
+
+def test_a_model_that_a_server_does_not_have_is_named_with_what_to_do(server: ModelServer) -> None:
+    server.fault = "404"
+    with pytest.raises(BackendRefusedError, match=r"has no model tiny\. Download it: manage\.py answers pull tiny"):
+        collect(REMOTE["ollama"](server), generation())
+    with pytest.raises(BackendRefusedError, match="status 404: status 404, as asked for"):
+        collect(REMOTE["openai"](server), generation())
+
+
+@pytest.mark.django_db
+def test_a_model_is_downloaded_by_the_command(server: ModelServer, settings: Any) -> None:
+    settings.REGISTRY_OLLAMA_URLS = (server.url,)
+    settings.RAG_MODEL_TOTAL_TIMEOUT_S = 0  # a download takes longer than an answer
+    out, progress = io.StringIO(), io.StringIO()
+    call_command("answers", "pull", "ollama/mistral:7b", stdout=out, stderr=progress)
+    assert server.asked == [{"model": "mistral:7b", "stream": True}]
+    assert out.getvalue().startswith("mistral:7b is there.")
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"), [("500", "status 500"), ("cut", "connection|middle"), ("error", "out of memory")]
+)
+def test_a_download_that_fails_is_told_in_one_line(server: ModelServer, settings: Any, fault: str, told: str) -> None:
+    settings.REGISTRY_OLLAMA_URLS = (server.url,)
+    server.fault = fault
+    with pytest.raises(CommandError, match=told) as refusal:
+        call_command("answers", "pull", "mistral:7b", stdout=io.StringIO(), stderr=io.StringIO())
+    assert (refusal.value.returncode, "\n" in str(refusal.value)) == (2, False)
+
+
+def test_a_download_needs_a_server(settings: Any) -> None:
+    settings.REGISTRY_OLLAMA_URLS = ()
+    with pytest.raises(CommandError, match="REGISTRY_OLLAMA_URLS"):
+        call_command("answers", "pull", "mistral:7b")
 
 
 def test_the_official_clients_understand_the_tests_server(server: ModelServer) -> None:
