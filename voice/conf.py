@@ -139,6 +139,12 @@ declare(
         default="en-gb-rp",
     ),
     Variable(
+        "VOICE_WAKE_PHRASE",
+        Kind.STRING,
+        "What wakes the agent where a client asks for a wake word: English words with three syllables or more.",
+        default="leonardo",
+    ),
+    Variable(
         "VOICE_MODELS_URL",
         Kind.URL,
         "Where `manage.py voices fetch` fetches models from: Hugging Face, or a mirror with the same addresses.",

@@ -28,6 +28,7 @@ from voice.engines.decoding import DecodingPool
 from voice.engines.listening import ListeningPool
 from voice.engines.silero import SileroVad
 from voice.engines.speaking import SpeakingPool
+from voice.engines.wake import WakeWordPool, WakeWordSpotter
 from voice.engines.workers import Pool
 from voice.turns.interruption_model import InterruptionModel
 from voice.turns.interruptions import Judge, Moment, Rules
@@ -38,6 +39,8 @@ Engine = ListeningPool | DecodingPool | SpeakingPool
 
 ON_DEMAND = {Slot.STT: ("pocketsphinx",), Slot.TTS: ("espeak-ng",)}
 """Providers that come with the wheels: they start in half a second, when somebody needs them."""
+WAKE_PROCESSES = 2
+"""At a fifteenth of real time each follows as many people as speak at the same time, one stretch after the other."""
 RETRY_AFTER_S = 30.0
 """How long a model that can't be loaded is left alone."""
 
@@ -95,6 +98,7 @@ MAKERS: dict[tuple[Slot, str], Callable[[LiveModel], Engine]] = {
 """By slot and the model's provider."""
 
 _engines: dict[int, Engine] = {}
+_wake_word: WakeWordPool | None = None
 _failed_at: dict[int, float] = {}
 _judges: dict[int, Judge] = {}
 _lock = threading.Lock()
@@ -111,6 +115,15 @@ def text_to_speech(collection: str = GLOBAL_SCOPE) -> Spoken:
     """Waits for a voice that is being loaded. Raises `Unavailable` when none is live or none can be used here."""
     label, engine = _usable(Slot.TTS, collection)
     return Spoken(label, engine)  # type: ignore[arg-type]
+
+
+def wake_word() -> WakeWordSpotter:
+    """What listens for ``VOICE_WAKE_PHRASE``. Its process starts with its first use. Never raises."""
+    global _wake_word
+    with _lock:
+        if _wake_word is None:
+            _wake_word = WakeWordPool(size=WAKE_PROCESSES)
+        return _wake_word
 
 
 def judge_of_interruptions(collection: str = GLOBAL_SCOPE) -> Judge:
@@ -138,6 +151,8 @@ def close_engines() -> None:
         _failed_at.clear()
     for engine in engines:
         engine.close()
+    if _wake_word is not None:
+        _wake_word.close()
 
 
 def model_folder(model: LiveModel, files: dict[str, str]) -> Path:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from voice.engines.decoding import DecodingPool
 from voice.engines.listening import LONGEST_MS, ListeningPool
 from voice.engines.silero import SileroVad
 from voice.engines.speaking import PhraseCache, SpeakingPool
+from voice.engines.wake import WakeWordPool, WakeWordSpotter
 from voice.engines.workers import Child
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -145,6 +147,51 @@ class TestSpeechToText:
         engine.close()
         assert engine.pool.child_pids() == []
         eventually(lambda: not Path(f"/proc/{pid}").exists())
+
+
+@pytest.fixture(scope="module")
+def spotter() -> Iterator[WakeWordSpotter]:
+    engine = WakeWordPool(size=1)
+    yield engine
+    engine.close()
+
+
+class TestWakeWord:
+    def watched(self, spotter: WakeWordSpotter, pcm: bytes, phrase: str = "leonardo") -> list[int]:
+        """Where the phrase ended, in milliseconds; empty when it was not heard."""
+        woken: list[int] = []
+        watch = spotter.watch(phrase, woken.append)
+        for frame in frames(pcm):
+            watch.feed(frame)
+        assert watch.finish().result(PATIENCE_S) is bool(woken)
+        return woken
+
+    def test_it_hears_its_phrase_and_where_it_ends(self, spotter: WakeWordSpotter) -> None:
+        (at_ms,) = self.watched(spotter, silence(300) + pcm_of("leonardo-which-cache"))
+        assert 500 < at_ms < 1300
+
+    @pytest.mark.parametrize("name", ["leonard-cohen", "slow-queries", "which-cache", "stop"])
+    def test_it_hears_it_in_nothing_else(self, spotter: WakeWordSpotter, name: str) -> None:
+        assert self.watched(spotter, pcm_of(name)) == []
+
+    def test_it_hears_nothing_in_noise_or_nothing(self, spotter: WakeWordSpotter) -> None:
+        assert self.watched(spotter, noise(1000)) == []
+        assert self.watched(spotter, b"") == []
+
+    def test_it_tells_while_somebody_still_speaks(self, spotter: WakeWordSpotter) -> None:
+        heard = threading.Event()
+        watch = spotter.watch("Leonardo", lambda at_ms: heard.set())
+        watch.feed(silence(300) + pcm_of("leonardo-which-cache"))
+        assert heard.wait(PATIENCE_S)
+        watch.cancel()
+        assert watch.finish().cancelled()
+
+    def test_a_phrase_that_nobody_can_pronounce_is_an_error_and_no_crash(self, spotter: WakeWordSpotter) -> None:
+        with pytest.raises(EngineError, match="xqzt"):
+            spotter.watch("xqzt", lambda at_ms: None).finish().result(PATIENCE_S)
+        with pytest.raises(EngineError, match="no phrase"):
+            spotter.watch(" ", lambda at_ms: None).finish().result(PATIENCE_S)
+        assert self.watched(spotter, pcm_of("which-cache"), "which cache")
 
 
 class TestTextToSpeech:
