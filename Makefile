@@ -33,6 +33,10 @@ run: ## Start everything on http://127.0.0.1:8000; options: PORT=8123 HOST=0.0.0
 check: ## Lint, types, imports, deployment checks, migrations and all tests
 	@$(PREPARE) dev && exec $(VENV_PYTHON) scripts/check.py
 
+.PHONY: coverage
+coverage: ## As check, and say how much of the code the tests run (coverage.xml)
+	@$(PREPARE) dev && exec $(VENV_PYTHON) scripts/check.py --coverage
+
 .PHONY: bench
 bench: ## Measure speed and quality on this machine
 	@$(PREPARE) dev && exec $(VENV_PYTHON) -m bench

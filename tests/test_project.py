@@ -104,7 +104,7 @@ def test_it_runs_the_same_checks_in_continuous_integration() -> None:
     assert any("pip install pip-audit==" in step for step in audit)
     job = workflow["jobs"]["check"]
     steps = [step.get("run", "") for step in job["steps"]]
-    assert "make check" in steps
+    assert "make coverage" in steps
     keys = [step["with"]["key"] for step in job["steps"] if "actions/cache" in step.get("uses", "")]
     assert all("hashFiles('requirements/*.txt')" in key for key in keys)
     assert keys
