@@ -48,16 +48,35 @@ def passages() -> Iterator[Passage]:
                 yield Passage(f"{folder.name}/{document.identifier}", document.title or "", document.text)
 
 
-def judged_queries() -> list[str]:
-    """The text of every query that has a relevant document."""
+@dataclass(frozen=True, slots=True)
+class JudgedText:
+    """A query with the grades of its judged documents, by their `Passage.id`, and the folder that it is from."""
+
+    text: str
+    grades: dict[str, int]
+    folder: str
+
+
+def judged_texts() -> dict[str, JudgedText]:
+    """Every query that has a relevant document, by an id that says which collection it is from."""
     from rag.ingest.beir import BeirFolder
 
-    found = []
+    found: dict[str, JudgedText] = {}
     for folder in folders():
         collection = BeirFolder(folder)
-        judged = {judgement.query_id for judgement in collection.judgements() if judgement.grade > 0}
-        found += [query.text for query in collection.queries() if query.identifier in judged]
+        grades: dict[str, dict[str, int]] = {}
+        for judgement in collection.judgements():
+            grades.setdefault(judgement.query_id, {})[f"{folder.name}/{judgement.document_id}"] = judgement.grade
+        for query in collection.queries():
+            of_query = grades.get(query.identifier, {})
+            if any(of_query.values()):
+                found[f"{folder.name}/{query.identifier}"] = JudgedText(query.text, of_query, folder.name)
     return found
+
+
+def judged_queries() -> list[str]:
+    """The text of every query that has a relevant document."""
+    return [judged.text for judged in judged_texts().values()]
 
 
 def ensure_indexed() -> int:
