@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -38,6 +39,7 @@ DEPTH = 10
 CONCURRENCY = 16
 BATCHES = 8
 WARM_UP = 10
+INDEXING_TIMEOUT_S = 1800.0
 OURS = "ZenGlow"
 
 Ask = Callable[[Client, str], list[str]]
@@ -86,12 +88,13 @@ def main() -> None:
     corpus = _write_corpus()
     haystack = _haystack_environment(model)
     _index_in_haystack(corpus, haystack)
+    txtai = _index_in_txtai(model, corpus)
     cache.clear()
     with ExitStack() as stack:
         process, port = stack.enter_context(web_server())
         servers = [
             Server(OURS, "", port, process, _ask_us),
-            stack.enter_context(_quicker(lambda threads: _txtai(model, corpus, threads))),
+            stack.enter_context(_quicker(lambda threads: _txtai(txtai, threads))),
             stack.enter_context(_quicker(lambda threads: _hayhooks(haystack, threads))),
         ]
         measured = {server.name: Measured(server.version) for server in servers}
@@ -127,22 +130,32 @@ def _body(text: str) -> dict[str, object]:
 
 
 @contextmanager
-def _txtai(model: str, corpus: Path, threads: int) -> Iterator[Server]:
-    """txtai with its default hybrid index, filled through its own API."""
+def _txtai(environment: dict[str, str], threads: int) -> Iterator[Server]:
     python = _environment("txtai")
-    settings = ENVIRONMENTS / "txtai.yml"
-    embeddings = {"path": model, "hybrid": True, "content": True}
-    settings.write_text(json.dumps({"writable": True, "embeddings": embeddings}), encoding="utf-8")
     port = free_port()
-    command = [str(python), "-m", "uvicorn", "txtai.api:app", "--port", str(port), "--log-level", "warning"]
-    environment = _bare_environment(threads) | {"CONFIG": str(settings)}
-    with serving(command, port, "/count", environment) as process:
+    with serving(_txtai_command(python, port), port, "/count", _bare_environment(threads) | environment) as process:
+        yield Server("txtai", _version(python, "txtai"), port, process, _ask_txtai)
+
+
+def _txtai_command(python: Path, port: int) -> list[str]:
+    return [str(python), "-m", "uvicorn", "txtai.api:app", "--port", str(port), "--log-level", "warning"]
+
+
+def _index_in_txtai(model: str, corpus: Path) -> dict[str, str]:
+    """txtai's default hybrid index, filled through its own API and saved; what a server of it is started with."""
+    python = _environment("txtai")
+    settings, folder, port = ENVIRONMENTS / "txtai.yml", ENVIRONMENTS / "txtai-index", free_port()
+    shutil.rmtree(folder, ignore_errors=True)
+    embeddings = {"path": model, "hybrid": True, "content": True}
+    settings.write_text(json.dumps({"path": str(folder), "writable": True, "embeddings": embeddings}), encoding="utf-8")
+    environment = {"CONFIG": str(settings)}
+    with serving(_txtai_command(python, port), port, "/count", _bare_environment(1) | environment):
         documents = [json.loads(line) for line in corpus.read_text(encoding="utf-8").splitlines()]
-        with Client(port) as client:
+        with Client(port, timeout_s=INDEXING_TIMEOUT_S) as client:
             for start in range(0, len(documents), 500):
                 client.post_json("/add", documents[start : start + 500])
             client.post("/index", b"", method="GET")
-        yield Server("txtai", _version(python, "txtai"), port, process, _ask_txtai)
+    return environment
 
 
 def _ask_txtai(client: Client, text: str) -> list[str]:

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from haystack import Document
-from haystack.components.embedders import SentenceTransformersDocumentEmbedder
 from haystack.document_stores.types import DuplicatePolicy
 from haystack.utils import ComponentDevice
+from haystack_integrations.components.embedders.sentence_transformers import SentenceTransformersDocumentEmbedder
 from haystack_integrations.document_stores.pgvector import PgvectorDocumentStore
 
 
@@ -23,7 +23,7 @@ def main(path: Path) -> None:
         for row in map(json.loads, path.read_text(encoding="utf-8").splitlines())
     ]
     embedder = SentenceTransformersDocumentEmbedder(
-        os.environ["PEER_MODEL"], device=ComponentDevice.from_str("cpu"), progress_bar=False
+        model=os.environ["PEER_MODEL"], device=ComponentDevice.from_str("cpu"), progress_bar=False
     )
     embedder.warm_up()
     store = PgvectorDocumentStore(embedding_dimension=384, language="english", recreate_table=True)

@@ -9,9 +9,9 @@ import os
 
 from hayhooks import BasePipelineWrapper
 from haystack import Pipeline
-from haystack.components.embedders import SentenceTransformersTextEmbedder
 from haystack.components.joiners import DocumentJoiner
 from haystack.utils import ComponentDevice
+from haystack_integrations.components.embedders.sentence_transformers import SentenceTransformersTextEmbedder
 from haystack_integrations.components.retrievers.pgvector import PgvectorEmbeddingRetriever, PgvectorKeywordRetriever
 from haystack_integrations.document_stores.pgvector import PgvectorDocumentStore
 
@@ -27,7 +27,7 @@ class PipelineWrapper(BasePipelineWrapper):
         pipeline.add_component(
             "embedder",
             SentenceTransformersTextEmbedder(
-                os.environ["PEER_MODEL"], device=ComponentDevice.from_str("cpu"), progress_bar=False
+                model=os.environ["PEER_MODEL"], device=ComponentDevice.from_str("cpu"), progress_bar=False
             ),
         )
         pipeline.add_component("dense", PgvectorEmbeddingRetriever(document_store=store, top_k=DEPTH))
