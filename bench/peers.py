@@ -34,6 +34,7 @@ from bench.setup import DATA_DIR
 HERE = Path(__file__).resolve().parent / "peer_servers"
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance" / "peers.md"
 ENVIRONMENTS = DATA_DIR / "peers"
+TXTAI_INDEX = ENVIRONMENTS / "txtai-index"
 DATABASE = "bench_haystack"
 DEPTH = 10
 CONCURRENCY = 16
@@ -41,6 +42,9 @@ BATCHES = 8
 WARM_UP = 10
 INDEXING_TIMEOUT_S = 1800.0
 OURS = "ZenGlow"
+
+# What its console command does; `-m hayhooks` does nothing.
+HAYHOOKS = "from hayhooks.cli import hayhooks_cli; hayhooks_cli()"
 
 Ask = Callable[[Client, str], list[str]]
 """The ids of the ten best documents."""
@@ -87,8 +91,9 @@ def main() -> None:
         queries = {name: queries[name] for name in list(queries)[:: max(len(queries) // options.queries, 1)]}
     corpus = _write_corpus()
     haystack = _haystack_environment(model)
-    _index_in_haystack(corpus, haystack)
-    txtai = _index_in_txtai(model, corpus)
+    _once("haystack", corpus, lambda: _index_in_haystack(corpus, haystack))
+    txtai = _txtai_environment(model)
+    _once("txtai", corpus, lambda: _index_in_txtai(corpus, txtai))
     cache.clear()
     with ExitStack() as stack:
         process, port = stack.enter_context(web_server())
@@ -141,21 +146,26 @@ def _txtai_command(python: Path, port: int) -> list[str]:
     return [str(python), "-m", "uvicorn", "txtai.api:app", "--port", str(port), "--log-level", "warning"]
 
 
-def _index_in_txtai(model: str, corpus: Path) -> dict[str, str]:
-    """txtai's default hybrid index, filled through its own API and saved; what a server of it is started with."""
-    python = _environment("txtai")
-    settings, folder, port = ENVIRONMENTS / "txtai.yml", ENVIRONMENTS / "txtai-index", free_port()
-    shutil.rmtree(folder, ignore_errors=True)
+def _txtai_environment(model: str) -> dict[str, str]:
+    """What txtai reads its default hybrid index from."""
+    settings = ENVIRONMENTS / "txtai.yml"
     embeddings = {"path": model, "hybrid": True, "content": True}
-    settings.write_text(json.dumps({"path": str(folder), "writable": True, "embeddings": embeddings}), encoding="utf-8")
-    environment = {"CONFIG": str(settings)}
+    settings.write_text(
+        json.dumps({"path": str(TXTAI_INDEX), "writable": True, "embeddings": embeddings}), encoding="utf-8"
+    )
+    return {"CONFIG": str(settings)}
+
+
+def _index_in_txtai(corpus: Path, environment: dict[str, str]) -> None:
+    """Filled through its own API and saved."""
+    python, port = _environment("txtai"), free_port()
+    shutil.rmtree(TXTAI_INDEX, ignore_errors=True)
     with serving(_txtai_command(python, port), port, "/count", _bare_environment(1) | environment):
         documents = [json.loads(line) for line in corpus.read_text(encoding="utf-8").splitlines()]
         with Client(port, timeout_s=INDEXING_TIMEOUT_S) as client:
             for start in range(0, len(documents), 500):
                 client.post_json("/add", documents[start : start + 500])
             client.post("/index", b"", method="GET")
-    return environment
 
 
 def _ask_txtai(client: Client, text: str) -> list[str]:
@@ -167,8 +177,10 @@ def _ask_txtai(client: Client, text: str) -> list[str]:
 def _hayhooks(environment: dict[str, str], threads: int) -> Iterator[Server]:
     python = _environment("haystack")
     port = free_port()
-    command = [str(python), "-m", "hayhooks", "run", "--port", str(port), "--pipelines-dir", str(HERE / "haystack")]
-    with serving(command, port, "/status/search", environment | _bare_environment(threads)) as process:
+    arguments = ["run", "--port", str(port), "--pipelines-dir", str(HERE / "haystack")]
+    with serving(
+        [str(python), "-c", HAYHOOKS, *arguments], port, "/status/search", environment | _bare_environment(threads)
+    ) as process:
         yield Server("Haystack", _version(python, "haystack-ai"), port, process, _ask_haystack)
 
 
@@ -233,6 +245,16 @@ def _index_in_haystack(corpus: Path, environment: dict[str, str]) -> None:
     python = _environment("haystack")
     command = [str(python), str(HERE / "haystack_index.py"), str(corpus)]
     subprocess.run(command, env=_bare_environment(1) | environment, check=True)
+
+
+def _once(name: str, corpus: Path, index: Callable[[], None]) -> None:
+    """Index, unless this very corpus was indexed by this very version of a peer: it takes minutes."""
+    stamp = ENVIRONMENTS / f"{name}-indexed.sha256"
+    digest = hashlib.sha256((HERE / f"{name}.txt").read_bytes() + corpus.read_bytes()).hexdigest()
+    if not stamp.is_file() or stamp.read_text(encoding="ascii") != digest:
+        print(f"Indexing in {name} …", flush=True)
+        index()
+        stamp.write_text(digest, encoding="ascii")
 
 
 def _version(python: Path, package: str) -> str:

@@ -67,9 +67,9 @@ def serving(
 class Client:
     """One keep-alive connection. Any other answer than the expected one ends the benchmark."""
 
-    def __init__(self, port: int, key: str | None = None) -> None:
+    def __init__(self, port: int, key: str | None = None, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
         self._headers = {"Content-Type": "application/json"} | ({} if key is None else {"X-API-Key": key})
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=REQUEST_TIMEOUT_S)
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
         self._connection.connect()
         assert self._connection.sock is not None
         self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
