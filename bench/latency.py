@@ -288,7 +288,8 @@ def report(rounds: list[Round], chunks: int, threads: int, options: argparse.Nam
         f"{options.queries} uncached queries, {HITS} cache hits and {BATCHES * CONCURRENCY} queries of {CONCURRENCY} "
         "clients. The sides take turns query by query, the clients and the bare encoder round by round. Each figure "
         "is the median of those of the rounds.",
-        "How it grows with the collection: [Growth](performance/growth.md).",
+        "How it grows with the collection: [Growth](performance/growth.md). "
+        "Beside others: [Peers](performance/peers.md).",
         "",
         "| | p50 ms | p95 ms |",
         "| --- | ---: | ---: |",
