@@ -1,95 +1,159 @@
-"""How well spoken questions are heard, and whether the right passage is still found: with and without the vocabulary.
+"""How well spoken questions are heard, and whether the right passage is still found.
 
-Questions of the sample collection are spoken by the synthetic voices of flite and festival that are installed
-(`apt install flite festival festvox-us-slt-hts festvox-kallpc16k festvox-kdlpc16k`). The voices of festival were used
-in no choice of settings. No person's voice is in it: take the figures for a comparison.
+    python -m bench.voice_accuracy [--questions 40] [--whisper FOLDER]
+
+Questions of several collections, spoken by the synthetic voices of flite and festival that are installed
+(`apt install flite festival festvox-us-slt-hts festvox-kallpc16k festvox-kdlpc16k`), are heard by PocketSphinx with its
+stock model and with the collection's vocabulary, and asked as they were typed, heard, and repaired by their sounds. The
+voices of festival were used in no choice of settings. With ``--whisper`` that converted Whisper model hears them too,
+without and with the collection's hot words. No person's voice is in it: take the figures for a comparison.
+
+Collections: the sample, and those of ``ZENGLOW_COLLECTIONS_DIR`` of which questions can be spoken.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench.setup import prepare
 
 SAMPLE = Path(__file__).resolve().parent.parent / "rag" / "evaluation" / "sample"
 FLITE = ("rms", "awb", "kal16")
 FESTIVAL = ("cmu_us_slt_arctic_hts", "kal_diphone", "ked_diphone")
-QUESTIONS = 60
-SLUG = "voice-accuracy"
 WORD = re.compile(r"[a-z']+")
+MOST_DOCUMENTS = 2000
+"""Of a larger collection as many, the relevant ones of its questions first."""
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
-    question_id: str
+class Question:
+    """``relevant``: ids of the documents that answer it."""
+
+    collection: str
     text: str
+    relevant: frozenset[str]
     voice: str
-    is_held_out: bool
-    pcm: bytes
+    pcm: bytes = field(repr=False)
+
+
+@dataclass(slots=True)
+class Result:
+    """By way of hearing: word errors, and whether a right document was in the top 3."""
+
+    question: Question
+    words: int
+    errors: dict[str, int] = field(default_factory=dict)
+    found: dict[str, bool] = field(default_factory=dict)
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--questions", type=int, default=40, help="of each collection")
+    parser.add_argument("--whisper", type=Path, help="folder of a converted Whisper model")
+    options = parser.parse_args()
     prepare()
     if shutil.which("flite") is None:
         print("flite is not installed: apt install flite. Skipped.")
         return 0
-    relevant = _fill()
-    questions = _questions(relevant)
+    results: list[Result] = []
+    for folder in _folders():
+        print(f"{folder.name}: indexing, and making its vocabulary …", flush=True)
+        results += list(_measured(folder, options))
+    _report(results)
+    return 0
+
+
+def _measured(folder: Path, options: argparse.Namespace) -> Iterator[Result]:
+    from bench.phonetic_repair import Repairer
     from ops.contracts.principal import SYSTEM
     from rag.pipeline.search import SearchRequest, search
+    from voice.engines import whisper
+    from voice.engines.contracts import VocabularyKind
     from voice.engines.listening import ListeningPool
     from voice.vocabulary import service
+    from voice.vocabulary.child import dictionary
 
-    def found(text: str, question_id: str) -> bool:
+    slug = f"voice-{folder.name}"
+    texts, questions = _fill(folder, slug, options.questions)
+    repairer = Repairer(texts, dictionary())
+    ears: Any = ListeningPool("pocketsphinx", "voice.engines.pocketsphinx_child", size=1)
+    ways: list[tuple[str, Any, Path | None]] = [("stock", ears, None), ("vocabulary", ears, service.build(slug))]
+    if options.whisper:
+        large = whisper.engine(options.whisper, {})
+        hot = service.build(slug, VocabularyKind.HOT_WORDS)
+        ways += [("whisper", large, None), ("hot words", large, hot)]
+
+    def is_found(text: str, relevant: frozenset[str]) -> bool:
         if not text.strip():
             return False
-        answer = search(SearchRequest(query=text, collection=SLUG, top_k=3), SYSTEM)
-        return any(result["document_id"] in relevant[question_id] for result in answer["results"])
+        answer = search(SearchRequest(query=text, collection=slug, top_k=3), SYSTEM)
+        return any(result["document_id"] in relevant for result in answer["results"])
 
-    ears = ListeningPool("pocketsphinx", "voice.engines.pocketsphinx_child", size=1)
-    vocabulary = service.build(SLUG)
-    rows: list[tuple[Spoken, int, dict[str, tuple[int, bool]], bool]] = []
     try:
-        for one in questions:
-            heard: dict[str, tuple[int, bool]] = {}
-            for name, model in (("stock", None), ("vocabulary", vocabulary)):
-                recognition = ears.start(lambda transcript: None, model)
-                for start in range(0, len(one.pcm), 8192):
-                    recognition.feed(one.pcm[start : start + 8192])
-                text = recognition.finish().result().text
-                heard[name] = word_errors(words(one.text), words(text)), found(text, one.question_id)
-            rows.append((one, len(words(one.text)), heard, found(one.text, one.question_id)))
+        for question in questions:
+            result = Result(question, len(words(question.text)))
+            result.found["typed"] = is_found(question.text, question.relevant)
+            for name, engine, vocabulary in ways:
+                heard = hear(engine, question.pcm, vocabulary)
+                result.errors[name] = word_errors(words(question.text), words(heard))
+                result.found[name] = is_found(heard, question.relevant)
+                if engine is ears:
+                    repaired = repairer.repair(heard)
+                    result.errors[f"{name}, repaired"] = word_errors(words(question.text), words(repaired))
+                    result.found[f"{name}, repaired"] = is_found(repaired, question.relevant)
+            yield result
     finally:
-        ears.close()
-    print(f"{len(rows)} spoken questions over {SLUG}; word error rate, and how often a right document is in the top 3")
-    print(f"{'voices':<34} {'questions':>9}  {'WER stock':>9} {'vocab.':>7}   {'typed':>6} {'stock':>6} {'vocab.':>6}")
-    groups = [(voice, [row for row in rows if row[0].voice == voice]) for voice in (*FLITE, *FESTIVAL)]
-    groups += [
-        ("all that settings were chosen with", [row for row in rows if not row[0].is_held_out]),
-        ("all others", [row for row in rows if row[0].is_held_out]),
-        ("all", rows),
-    ]
-    for name, group in groups:
+        for _, engine, _ in ways:
+            engine.close()
+
+
+def _report(results: list[Result]) -> None:
+    ways = list(results[0].errors)
+    print(f"\n{len(results)} spoken questions. Word errors, and how often a right document is in the top 3\n")
+    heading = ["", "questions", "", "typed", *ways]
+    rows: list[list[str]] = [heading]
+
+    def add(name: str, group: list[Result]) -> None:
         if not group:
-            continue
-        total = sum(row[1] for row in group)
-        rates = [100 * sum(row[2][kind][0] for row in group) / total for kind in ("stock", "vocabulary")]
-        hits = [sum(row[3] for row in group)]
-        hits += [sum(row[2][kind][1] for row in group) for kind in ("stock", "vocabulary")]
-        shares = [100 * hit / len(group) for hit in hits]
-        print(
-            f"{name:<34} {len(group):>9}  {rates[0]:>8.1f}% {rates[1]:>6.1f}%   "
-            f"{shares[0]:>5.0f}% {shares[1]:>5.0f}% {shares[2]:>5.0f}%"
-        )
-    return 0
+            return
+        total = sum(result.words for result in group)
+        errors = [f"{100 * sum(result.errors[way] for result in group) / total:.1f} %" for way in ways]
+        found = [f"{100 * sum(result.found[way] for result in group) / len(group):.0f} %" for way in ("typed", *ways)]
+        rows.append([name, str(len(group)), "word errors", "", *errors])
+        rows.append(["", "", "top 3", *found])
+
+    for voice in (*FLITE, *FESTIVAL):
+        add(voice, [result for result in results if result.question.voice == voice])
+    for collection in dict.fromkeys(result.question.collection for result in results):
+        add(collection, [result for result in results if result.question.collection == collection])
+    add("voices that settings were chosen with", [result for result in results if result.question.voice in FLITE])
+    add("other voices", [result for result in results if result.question.voice not in FLITE])
+    add("all", results)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(heading))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for way, other in (("stock", "vocabulary"), ("stock", "stock, repaired"), ("vocabulary", "vocabulary, repaired")):
+        won = sum(result.found[other] and not result.found[way] for result in results)
+        lost = sum(result.found[way] and not result.found[other] for result in results)
+        print(f"{way} -> {other}: {won} questions won, {lost} lost")
+
+
+def hear(engine: Any, pcm: bytes, vocabulary: Path | None) -> str:
+    recognition = engine.start(lambda transcript: None, vocabulary)
+    for start in range(0, len(pcm), 8192):
+        recognition.feed(pcm[start : start + 8192])
+    text: str = recognition.finish().result().text
+    return text
 
 
 def words(text: str) -> list[str]:
@@ -128,45 +192,54 @@ def speak(text: str, voice: str) -> bytes:
     return bytes(9600) + pcm + bytes(9600)
 
 
-def _questions(relevant: dict[str, set[str]]) -> list[Spoken]:
-    voices = [voice for voice in (*FLITE, *FESTIVAL) if speak("test", voice)]
-    lines = (SAMPLE / "queries.jsonl").read_text(encoding="utf-8").splitlines()
-    asked = [json.loads(line) for line in lines]
-    asked = [
-        one
-        for one in asked
-        if one["_id"] in relevant
-        and re.fullmatch(r"[A-Za-z' ,?.-]+", one["text"])
-        and 4 <= len(one["text"].split()) <= 16
-    ]
-    spoken = []
-    for number, one in enumerate(asked[:: max(len(asked) // QUESTIONS, 1)][:QUESTIONS]):
-        voice = voices[number % len(voices)]
-        spoken.append(Spoken(one["_id"], one["text"], voice, voice in FESTIVAL, speak(one["text"], voice)))
-    return spoken
+def _folders() -> list[Path]:
+    from bench.public import folders
+
+    return [SAMPLE, *(folder for folder in folders() if folder != SAMPLE)]
 
 
-def _fill() -> dict[str, set[str]]:
-    """Index the sample; the documents that answer each question."""
+def _can_be_spoken(text: str) -> bool:
+    return bool(re.fullmatch(r"[A-Za-z' ,?.-]+", text)) and 4 <= len(text.split()) <= 16
+
+
+def _fill(folder: Path, slug: str, most: int) -> tuple[list[str], list[Question]]:
+    """Index a collection; its texts, and questions about it with a voice each, by turns."""
     from ops.contracts.principal import SYSTEM
+    from rag.ingest.beir import BeirFolder
     from rag.ingest.plan import Offer
     from rag.ingest.service import process_batch, start_run
     from rag.models import Collection
 
-    home, _ = Collection.objects.get_or_create(slug=SLUG)
-    documents = [json.loads(line) for line in (SAMPLE / "corpus.jsonl").read_text(encoding="utf-8").splitlines()]
-    offers = [
-        Offer(one["_id"], one["text"].encode(), source=one["_id"], title=one.get("title", "")) for one in documents
-    ]
-    run = start_run(home, offers, SYSTEM, "command", enqueue=False)
+    source = BeirFolder(folder)
+    relevant: dict[str, set[str]] = {}
+    for judgement in source.judgements():
+        if judgement.grade > 0:
+            relevant.setdefault(judgement.query_id, set()).add(judgement.document_id)
+    asked = [one for one in source.queries() if one.identifier in relevant and _can_be_spoken(one.text)]
+    asked = asked[:: max(len(asked) // most, 1)][:most]
+    wanted = set().union(*(relevant[one.identifier] for one in asked))
+    documents = sorted(
+        (one for one in source.documents() if one.text), key=lambda one: (one.identifier not in wanted, one.identifier)
+    )[:MOST_DOCUMENTS]
+    home, _ = Collection.objects.get_or_create(slug=slug)
+    run = start_run(
+        home,
+        [Offer(one.identifier, one.text.encode(), source=one.identifier, title=one.title or "") for one in documents],
+        SYSTEM,
+        "command",
+        enqueue=False,
+    )
+    started = time.monotonic()
     while process_batch(run.id):
         pass
-    relevant: dict[str, set[str]] = {}
-    for line in (SAMPLE / "qrels.tsv").read_text(encoding="utf-8").splitlines()[1:]:
-        question, document, grade = line.split("\t")[:3]
-        if int(grade) > 0:
-            relevant.setdefault(question, set()).add(document)
-    return relevant
+    print(f"  {len(documents)} documents in {time.monotonic() - started:.0f} s, {len(asked)} questions", flush=True)
+    voices = [voice for voice in (*FLITE, *FESTIVAL) if speak("test", voice)]
+    questions = []
+    for number, one in enumerate(asked):
+        voice = voices[number % len(voices)]
+        pcm = speak(one.text, voice)
+        questions.append(Question(folder.name, one.text, frozenset(relevant[one.identifier]), voice, pcm))
+    return [f"{one.title or ''}. {one.text}" for one in documents], questions
 
 
 if __name__ == "__main__":

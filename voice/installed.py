@@ -117,6 +117,17 @@ def text_to_speech(collection: str = GLOBAL_SCOPE) -> Spoken:
     return Spoken(label, engine)  # type: ignore[arg-type]
 
 
+def voices(collection: str = GLOBAL_SCOPE) -> tuple[str, ...]:
+    """The voices that can be chosen, the default first; none without an engine. Nothing is started for a look."""
+    try:
+        live = serving.in_service(view.model(Slot.TTS, collection), collection)
+        packaged = live.provider in ON_DEMAND[Slot.TTS]
+        engine = _engine(live) if packaged else _usable(Slot.TTS, collection)[1]
+    except Unavailable:
+        return ()
+    return tuple(engine.voices()) if isinstance(engine, SpeakingPool) else ()
+
+
 def wake_word() -> WakeWordSpotter:
     """What listens for ``VOICE_WAKE_PHRASE``. Its process starts with its first use. Never raises."""
     global _wake_word

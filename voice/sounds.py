@@ -12,13 +12,12 @@ from ops.contracts.problems import TooLarge, Unavailable, Unprocessable, Unsuppo
 from voice.engines.contracts import EngineBusyError, EngineCrashedError, EngineError
 from voice.engines.wire import Kind
 from voice.engines.workers import Child, Pool
+from voice.wholeness import is_cut_off
 
 PIECE = 1 << 20
 PATIENCE_S = 120.0
 FORMATS = ("wav", "ogg", "webm", "mp3", "flac")
 MPEG_SYNC = 0xE0
-STREAMED = 0x7FFF_0000
-"""From this length on a WAV file's header means that nobody knew when it was written."""
 
 pool = Pool("voice.engines.codec_child", size=1, longest_queue=16)
 
@@ -48,15 +47,9 @@ def decode(data: bytes, *, longest_bytes: int, longest_s: float) -> bytes:
     kind = format_of(data)
     if kind is None:
         raise UnsupportedMedia("Send WAV, Ogg Opus, WebM, MP3 or FLAC.", formats=list(FORMATS))
-    if kind == "wav" and _is_cut_off(data):
+    if is_cut_off(kind, data):
         raise Unprocessable("The file ends before the sound that it announces: it is cut off.")
     return _result({"decode": kind, "longest_s": longest_s}, data)
-
-
-def _is_cut_off(wav: bytes) -> bool:
-    """Whether a WAV file announces more than it has; one that was streamed announces nothing, or all there could be."""
-    announced = int.from_bytes(wav[4:8], "little")
-    return len(wav) - 8 < announced < STREAMED
 
 
 def opus_of(pcm: bytes, rate_hz: int) -> bytes:

@@ -67,14 +67,6 @@ def listen(data: bytes, collection: str | None, principal: Principal) -> dict[st
     return asdict(transcript) | {"engine": heard.label, "processing_ms": round(elapsed_ms, 1)}
 
 
-def voices() -> list[str]:
-    """The voices of the engine that is live; none without one."""
-    try:
-        return list(installed.text_to_speech().engine.voices())
-    except Unavailable:
-        return []
-
-
 def speak(text: str, *, voice: str, style: Style) -> Speech:
     """Raises `InvalidRequest` for an unknown voice, `Unprocessable` when nothing of the text can be said."""
     said = installed.text_to_speech()

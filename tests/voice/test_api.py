@@ -13,8 +13,10 @@ from ops.contracts.principal import SYSTEM
 from rag.ingest.plan import Offer
 from rag.ingest.service import process_batch, start_run
 from rag.models import Collection
-from tests.voice.sounds import SPOKEN, tone
+from tests.voice.sounds import SPOKEN, pcm_of, tone
+from tests.voice.test_sounds import KINDS, encoded
 from voice import installed, sounds
+from voice.engines.contracts import BYTES_PER_MS
 
 pytestmark = pytest.mark.django_db
 
@@ -69,6 +71,24 @@ def test_it_hears_what_is_said_in_a_file(local: Client) -> None:
     assert "slow queries" in heard["text"]
     assert heard["engine"].startswith("pocketsphinx@")
     assert [word["text"] for word in heard["words"]] == heard["text"].split()
+
+
+@pytest.mark.parametrize(
+    ("kind", "media"),
+    [("ogg", "audio/ogg"), ("webm", "audio/webm"), ("mp3", "audio/mpeg"), ("flac", "audio/flac"), ("wav", "audio/wav")],
+)
+def test_it_hears_every_format_and_refuses_half_of_it(local: Client, kind: str, media: str) -> None:
+    pcm = pcm_of("restart-server")
+    data = encoded(kind, KINDS[kind], pcm)
+    answer = local.post("/leonardo/listen", data, media)
+    assert answer.status_code == 200, answer.content
+    heard = answer.json()
+    # What a lossy codec leaves is heard as something else.
+    assert heard["text"]
+    assert abs(heard["audio_ms"] - len(pcm) / BYTES_PER_MS) < 150
+    answer = local.post("/leonardo/listen", data[: len(data) // 2], media)
+    assert (answer.status_code, answer["Content-Type"]) == (422, "application/problem+json")
+    assert "cut off" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from ops.contracts.problems import Unprocessable
 from tests.patience import PATIENCE_S, eventually
 from tests.voice import tiny_whisper
 from tests.voice.sounds import SPOKEN
-from voice import catalogue, installed, mirror, model_files
+from voice import catalogue, doctor, installed, mirror, model_files
 from voice.engines import piper as piper_files
 from voice.engines import whisper as whisper_files
 from voice.engines.contracts import VocabularyKind
@@ -235,6 +235,9 @@ def test_the_packaged_engines_start_when_somebody_speaks_and_not_before(
     assert states() == {"stt": "idle", "tts": "idle"}
     engines = {one["slot"]: one for one in local.get("/leonardo/status").json()["engines"]}
     assert engines["stt"]["detail"] == "It starts when somebody first speaks."
+    assert "en-gb-rp" in installed.voices()
+    serving.settle()
+    assert states() == {"stt": "idle", "tts": "idle"}, "a look at the voices starts nothing"
     heard = installed.speech_to_text().engine
     assert isinstance(heard, installed.ListeningPool)
     eventually(lambda: states()["stt"] == "ready")
@@ -455,3 +458,30 @@ def test_the_known_models_name_their_files_as_the_hub_does() -> None:
     assert set(whisper_files.NEEDED) <= set(whisper_files.FILES)
     assert model_files.NAME.fullmatch("en_GB-alba-medium")
     assert LoadState.IDLE.value == "idle"
+
+
+# --- the doctor ----
+
+
+def test_the_doctor_tries_every_engine_and_says_what_fails_and_what_is_not_installed(
+    whisper_folder: Path, piper_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_whisper(break_model(whisper_folder, tmp_path), "broken")
+    run("add", piper_folder, "--name", "tones")
+    parts = {part.name: part for part in doctor.examine()}
+    pocketsphinx, broken = parts["speech to text, pocketsphinx@1"], parts["speech to text, broken@1"]
+    assert (pocketsphinx.state, broken.state) == (doctor.State.WORKS, doctor.State.FAILS)
+    assert "s for a second of eSpeak's voice" in pocketsphinx.what
+    assert pocketsphinx.what.endswith("live: global")
+    assert "can't be loaded" in broken.what
+    tones = parts["text to speech, tones@1"]
+    assert "first sound after" in tones.what
+    assert tones.what.endswith("not live")
+    assert parts["wake word"].state is doctor.State.WORKS
+    ModelVersion.objects.filter(model__name__in=("broken", "tones")).delete()
+    monkeypatch.setattr(doctor, "find_spec", lambda module: None)
+    absent = list(doctor._engines(Slot.STT, lambda version: "tried"))[-1]
+    assert (absent.state, absent.what) == (doctor.State.ABSENT, "not installed")
+    assert "requirements/whisper.txt" in absent.next
+    monkeypatch.setattr(doctor, "find_spec", lambda module: module)
+    assert list(doctor._engines(Slot.TTS, lambda version: "tried"))[-1].what == "installed, without a model"

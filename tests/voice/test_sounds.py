@@ -103,6 +103,28 @@ def test_a_file_that_is_cut_off_or_empty_is_refused() -> None:
             decode(data)
 
 
+KINDS = {"wav": "pcm_s16le", "ogg": "libopus", "webm": "libopus", "mp3": "libmp3lame", "flac": "flac"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.95])
+def test_a_file_that_lacks_its_end_is_refused_whatever_its_format(kind: str, share: float) -> None:
+    data = encoded(kind, KINDS[kind], pcm_of("slow-queries"))
+    assert decode(data)
+    with pytest.raises(Unprocessable, match="cut off"):
+        decode(data[: int(share * len(data))])
+
+
+def test_a_file_that_was_streamed_announces_nothing_and_is_taken() -> None:
+    wav = bytearray((SPOKEN / "stop.wav").read_bytes())
+    wav[4:8] = wav[40:44] = b"\xff\xff\xff\xff"
+    assert decode(bytes(wav))
+    webm = bytearray(encoded("webm", "libopus", pcm_of("stop")))
+    at = webm.find(b"\x18\x53\x80\x67") + 4
+    webm[at : at + 8] = b"\x01" + b"\xff" * 7
+    assert decode(bytes(webm))
+
+
 def test_too_much_is_refused_before_or_while_it_is_read() -> None:
     with pytest.raises(TooLarge):
         sounds.decode(sounds.wav_of(tone(200), 16_000), longest_bytes=1000, longest_s=10)
@@ -114,9 +136,9 @@ def test_too_much_is_refused_before_or_while_it_is_read() -> None:
 
 
 @settings(max_examples=60, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-@given(st.sampled_from(["wav", "ogg", "webm", "mp3", "flac"]), st.data())
+@given(st.sampled_from(sorted(KINDS)), st.data())
 def test_damaged_files_are_read_or_refused_and_never_a_fault(kind: str, data: st.DataObject) -> None:
-    codec = {"wav": "pcm_s16le", "ogg": "libopus", "webm": "libopus", "mp3": "libmp3lame", "flac": "flac"}[kind]
+    codec = KINDS[kind]
     if kind not in _whole:
         _whole[kind] = encoded(kind, codec, tone(300))
     broken = bytearray(_whole[kind])

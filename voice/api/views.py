@@ -170,7 +170,7 @@ class StatusView(APIView):
         """What hears and speaks, and how much room there is."""
         body = {
             "engines": [_engine(slot) for slot in (Slot.VAD, Slot.STT, Slot.TTS, Slot.INTERRUPTION)],
-            "voices": utterances.voices(),
+            "voices": installed.voices(),
             "manners": STYLES,
             "formats": list(sounds.FORMATS),
             "sessions": sessions.open_sessions(),

@@ -20,6 +20,8 @@ CPU_S = 300
 """Of the whole process; then it is replaced."""
 DEMUXERS = {"wav": "wav", "ogg": "ogg", "webm": "matroska", "mp3": "mp3", "flac": "flac"}
 OPUS_RATE_HZ = 48_000
+MISSING_S = 0.1
+"""Sound that a whole file may lack, for rounding and what a resampler keeps."""
 
 
 class RefusedError(Exception):
@@ -52,11 +54,20 @@ def decode(data: bytes, kind: str, longest_s: float) -> bytes:
             for decoded in container.decode(container.streams.audio[0]):
                 take(resampler.resample(decoded))
             take(resampler.resample(None))
+            _require_all(kind, container.streams.audio[0], taken)
     except (av.FFmpegError, ValueError, OverflowError, EOFError) as error:
         raise RefusedError(f"The file can't be read as {kind}: it is damaged or cut off.") from error
     if not taken:
         raise RefusedError("There is no sound in the file.")
     return b"".join(pieces)
+
+
+def _require_all(kind: str, stream: Any, taken: int) -> None:
+    """A FLAC file says how long it is."""
+    if kind == "flac" and stream.duration:
+        announced_s = float(stream.duration * stream.time_base)
+        if taken / 2 / SAMPLE_RATE_HZ < announced_s - MISSING_S:
+            raise RefusedError("The file ends before the sound that it announces: it is cut off.")
 
 
 def encode(pcm: bytes, rate: int) -> bytes:

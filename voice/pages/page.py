@@ -15,8 +15,8 @@ from ops.contracts.principal import Scope
 from ops.requests import Request
 from rag.pages.summaries import choose, summarize_collections
 from voice.engines.contracts import Style
+from voice.installed import voices
 from voice.transcripts import is_kept
-from voice.utterances import voices
 
 
 @requires(GET=Scope.VOICE)

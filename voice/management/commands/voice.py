@@ -34,14 +34,18 @@ class Command(BaseCommand):
         getattr(self, f"_{action.replace('-', '_')}")(**options)
 
     def _doctor(self, **options: Any) -> None:
-        parts = doctor.examine()
-        width = max(len(part.name) for part in parts)
-        for part in parts:
-            mark = self.style.SUCCESS("works") if part.works else self.style.ERROR("fails")
-            self.stdout.write(f"{part.name:<{width}}  {mark}  {part.what}")
+        marks = {
+            doctor.State.WORKS: self.style.SUCCESS("works "),
+            doctor.State.FAILS: self.style.ERROR("fails "),
+            doctor.State.ABSENT: "absent",
+        }
+        failed = False
+        for part in doctor.examine():
+            failed = failed or part.state is doctor.State.FAILS
+            self.stdout.write(f"{marks[part.state]}  {part.name}: {part.what}")
             if part.next:
-                self.stdout.write(f"{'':<{width}}         {part.next}")
-        if not all(part.works for part in parts):
+                self.stdout.write(f"        {part.next}")
+        if failed:
             raise CommandError("Something does not work.", returncode=1)
 
     def _vocabulary(self, *, collection: str, **options: Any) -> None:

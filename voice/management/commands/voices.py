@@ -63,8 +63,7 @@ class Command(BaseCommand):
             installed.close_engines()
 
     def do_list(self, options: Mapping[str, Any]) -> None:
-        spoken = installed.text_to_speech()
-        voices = spoken.engine.voices()
+        voices = installed.voices()
         if options["names"]:
             self.stdout.write("\n".join(voices))
             return
@@ -78,7 +77,7 @@ class Command(BaseCommand):
         out = console(self.stdout)
         out.print(here)
         shown = ", ".join(voices[:12]) + (f" and {len(voices) - 12} more" if len(voices) > 12 else "")
-        out.print(f"Voices of {spoken.label}: {shown}.")
+        out.print(f"Voices: {shown or 'none, as nothing that speaks is live'}.")
         out.print(f"\nTo be fetched from {mirror.base_url()}:")
         more = Table("name", "does", "size", "about")
         known = set(ModelVersion.objects.values_list("model__name", flat=True))
