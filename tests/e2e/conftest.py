@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from celery import current_app
 from django.db import connections
 from playwright.sync_api import BrowserContext, ConsoleMessage, Page, expect, sync_playwright
@@ -119,6 +120,12 @@ class Visitor:
 
 
 OpenBrowser = Callable[..., Visitor]
+
+
+def accessibility_faults(page: Page) -> list[str]:
+    """What axe-core holds against a page as it stands: WCAG 2.2 A and AA, and good practice."""
+    found = Axe().run(page).response["violations"]
+    return [f"{one['id']}: {one['help']} {[node['html'][:200] for node in one['nodes'][:4]]}" for one in found]
 
 
 @pytest.fixture

@@ -12,9 +12,11 @@ import pytest
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from playwright.sync_api import Page, WebSocketRoute, expect
 
+from rag.answers.backends import http
 from rag.models import Conversation, Preference
-from tests.e2e.conftest import Backstage, OpenBrowser, Visitor
+from tests.e2e.conftest import Backstage, OpenBrowser, Visitor, accessibility_faults
 from tests.patience import PATIENCE_S
+from tests.rag.answers.model_server import ModelServer
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
@@ -192,6 +194,154 @@ def test_what_a_document_says_is_text_and_never_runs(chat: Page, backstage: Back
     turn = ask(chat, "What does the hive note say today?")
     expect(turn.locator(".answer-body")).to_contain_text("The hive note says")
     assert turn.locator(".answer-body :is(img, script, a[href^='javascript'])").count() == 0
+
+
+@pytest.fixture
+def models(settings: Any) -> Iterator[ModelServer]:
+    """A server for the model of the agent Leonardo."""
+    server = ModelServer()
+    settings.REGISTRY_OLLAMA_URLS = (server.url,)
+    settings.OPS_OUTGOING_ALLOWED = ("127.0.0.1",)
+    settings.RAG_MODEL_CONNECT_TIMEOUT_S = settings.RAG_MODEL_FIRST_TOKEN_TIMEOUT_S = PATIENCE_S
+    http.forget_breakers()
+    yield server
+    server.close()
+    http.forget_breakers()
+
+
+def test_an_answer_is_stopped_in_the_middle_and_tried_again(chat: Page, models: ModelServer) -> None:
+    models.words, models.fault = ["Seventy ", "degrees ", "[1", "]."], "drip"
+    chat.get_by_label("Agent on the left").select_option("leonardo")
+    chat.get_by_role("textbox", name="Your question").fill("How hot is the water for green tea?")
+    chat.keyboard.press("Enter")
+    card = chat.locator(".answer-card")
+    expect(card.locator(".answer-body")).to_contain_text("Seventy degrees degrees")
+    card.get_by_role("button", name="Stop").click()
+    expect(card).to_contain_text("You stopped this answer. It is not whole.")
+    expect(card.locator(".answer-body")).to_contain_text("Seventy degrees")
+    assert models.was_left.wait(PATIENCE_S), "the model was stopped, too"
+
+    models.fault = ""
+    card.get_by_role("button", name="Try again").click()
+    expect(chat.locator(".answer-body")).to_have_text("Seventy degrees 1.")
+    expect(chat.locator(".turn")).to_have_count(1)
+    expect(chat.locator(".answer-status")).to_have_text("mistral:7b")
+
+
+def test_a_model_that_breaks_off_leaves_what_there_was_and_says_what_to_do(chat: Page, models: ModelServer) -> None:
+    models.words, models.fault = ["Seventy ", "degrees ", "or so."], "cut"
+    chat.get_by_label("Agent on the left").select_option("leonardo")
+    turn = ask(chat, "How hot is the water for green tea?")
+    expect(turn.locator(".answer-body")).to_contain_text("Seventy")
+    expect(turn.locator(".notice.bad")).to_contain_text("Try again, or choose another agent.")
+    chat.reload()
+    expect(chat.locator(".answer-body")).to_contain_text("Seventy")
+    expect(chat.locator(".notice.bad")).to_contain_text("The answer stopped in the middle")
+
+
+RICH = """| tea | degrees |
+| --- | --- |
+| green | 70 |
+
+```python
+boil(70)
+```
+
+The heat is $Q = m c \\Delta T$ <img src=x onerror=alert(1)> [a page](javascript:alert(2)) and costs $5 or $6. [1]"""
+
+
+def test_tables_code_and_formulas_are_set_and_nothing_in_them_runs(chat: Page, models: ModelServer) -> None:
+    models.words = [RICH]
+    chat.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    chat.get_by_label("Agent on the left").select_option("leonardo")
+    turn = ask(chat, "How hot is the water for green tea?")
+    body = turn.locator(".answer-body")
+    expect(body.locator("table td").first).to_have_text("green")
+    expect(body.locator("pre code")).to_have_text("boil(70)")
+    expect(body.locator("math")).to_have_count(1)
+    expect(body).to_contain_text("costs $5 or $6")
+    expect(body.locator(".cite")).to_have_count(1)
+    assert body.locator("img, script, a[href^='javascript']").count() == 0
+    assert accessibility_faults(chat) == []
+
+    turn.get_by_role("button", name="Copy").click()
+    expect(turn.get_by_role("button", name="Copied")).to_be_visible()
+    assert chat.evaluate("() => navigator.clipboard.readText()") == RICH
+
+
+def test_a_file_dropped_on_the_page_can_be_asked_about(chat: Page, backstage: Backstage) -> None:
+    chat.evaluate(
+        """() => {
+          const dropped = new DataTransfer();
+          dropped.items.add(new File(["Oolong tea is steeped at ninety degrees."], "oolong.txt", {type: "text/plain"}));
+          for (const type of ["dragenter", "dragover", "drop"])
+            document.body.dispatchEvent(new DragEvent(type, {dataTransfer: dropped, bubbles: true, cancelable: true}));
+        }"""
+    )
+    expect(chat.locator("#upload-tray")).to_contain_text("oolong.txt")
+    expect(chat.locator("#upload-tray [data-upload-answer]")).to_be_visible()
+    backstage.work_off()
+    expect(ask(chat, "How hot is oolong tea steeped?").locator(".answer-body")).to_contain_text("ninety degrees")
+
+
+def test_the_health_pill_explains_itself(chat: Page) -> None:
+    pill = chat.locator("#health")
+    expect(pill.locator("summary")).to_have_text("All well")
+    pill.locator("summary").click()
+    expect(pill.get_by_role("status")).to_contain_text(re.compile("searche"))
+    assert accessibility_faults(chat) == []
+    chat.evaluate("() => { window.fetch = () => Promise.reject(new TypeError('away')); }")
+    chat.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+    expect(pill.locator("summary")).to_have_text("No answer")
+    expect(pill.get_by_role("status")).to_contain_text("Your question is kept and sent when it is back.")
+
+
+def test_a_question_that_was_on_its_way_when_the_connection_broke_is_in_the_box_again(
+    visitor: Visitor, backstage: Backstage, daphne_address: str
+) -> None:
+    backstage.add({"tea.md": TEA})
+    sockets: list[WebSocketRoute] = []
+
+    def through(socket: WebSocketRoute) -> None:
+        sockets.append(socket)
+        server = socket.connect_to_server()
+        if len(sockets) == 1:  # breaks with the first question
+            socket.on_message(lambda message: socket.close(code=1012))
+        else:
+            socket.on_message(server.send)
+            server.on_message(socket.send)
+
+    visitor.page.route_web_socket(re.compile(r"/ws/chat$"), through)
+    visitor.address = daphne_address
+    page = visitor.open("/")
+    page.get_by_role("textbox", name="Your question").fill("How hot is the water for green tea?")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("It is in the box again.")).to_be_visible()
+    expect(page.get_by_role("textbox", name="Your question")).to_have_value("How hot is the water for green tea?")
+    expect(page.locator(".turn")).to_have_count(0)
+    page.get_by_role("textbox", name="Your question").press("Enter")
+    expect(page.locator(".answer-body")).to_contain_text(GREEN)
+
+
+@pytest.mark.parametrize(("width", "color_scheme"), [(360, "dark"), (1280, "light")])
+def test_nobody_is_shut_out(
+    open_browser: OpenBrowser, backstage: Backstage, daphne_address: str, color_scheme: str, width: int
+) -> None:
+    backstage.add({"tea.md": TEA, "honey.md": HONEY})
+    visitor = open_browser(viewport={"width": width, "height": 800}, color_scheme=color_scheme)
+    visitor.address = daphne_address
+    page = visitor.open("/")
+    expect(page.locator("#chat[data-ready]")).to_be_attached()
+    assert accessibility_faults(page) == []
+    page.get_by_label("Two agents").check()
+    turn = ask(page, "How hot is the water for green tea?")
+    expect(turn.get_by_role("button", name="A tie")).to_be_visible()
+    turn.locator("summary").first.click()
+    assert accessibility_faults(page) == []
+    turn.locator(".cite").first.click()
+    expect(page.get_by_role("complementary", name="Source").locator("mark")).to_be_visible()
+    assert accessibility_faults(page) == []
+    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_it_is_all_there_on_a_phone_in_the_dark(

@@ -12,6 +12,7 @@ const form = document.getElementById("composer");
 const box = document.getElementById("question");
 const announce = document.getElementById("announcement");
 const state = document.getElementById("connection");
+const heading = document.getElementById("conversation-title"); // what the welcome's heading is before the first turn
 const list = document.getElementById("conversations");
 const filter = document.getElementById("conversation-filter");
 const picker = document.getElementById("chat-collection");
@@ -98,6 +99,8 @@ function addTurn(question, panes) {
   grid.classList.toggle("is-double", panes.length > 1);
   thread.append(node);
   root.classList.add("has-turns");
+  heading.textContent = conversation?.title || question;
+  heading.hidden = false;
   return turn;
 }
 
@@ -211,6 +214,16 @@ const socket = new ChatSocket("/ws/chat", {
   onState(kind, text) {
     state.hidden = kind === "open";
     state.textContent = text;
+  },
+  // A question that was on its way may have arrived or not: asking it twice is left to whoever asked.
+  onClosed(waiting) {
+    for (const [sent, turn] of [...pending]) {
+      if (waiting.some((message) => message.reference === sent)) continue;
+      pending.delete(sent);
+      turn.node.remove();
+      box.value ||= turn.question;
+      fault("The connection broke before your question was answered for. It is in the box again.");
+    }
   },
   onMessage(message) {
     if (message.type === "asked") asked(message);

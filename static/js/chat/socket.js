@@ -11,7 +11,7 @@ const WHY = {
 };
 
 export class ChatSocket {
-  // `handlers`: onMessage(message), onState("open" | "lost" | "refused", text)
+  // `handlers`: onMessage(message), onState("open" | "lost" | "refused", text), onClosed(messages that wait to be sent)
   constructor(path, handlers) {
     this.url = Object.assign(new URL(path, location.href), { protocol: location.protocol === "https:" ? "wss:" : "ws:" });
     this.handlers = handlers;
@@ -93,6 +93,7 @@ export class ChatSocket {
     this.socket = null;
     clearTimeout(this.silence);
     clearInterval(this.heartbeat);
+    this.handlers.onClosed(this.waiting);
     if (WHY[code]) {
       this.refused = true;
       this.handlers.onState("refused", WHY[code]);
