@@ -493,4 +493,4 @@ class FeedbackAdmin(ReadOnlyAdmin):
     date_hierarchy = "created_at"
 
 
-from rag import sources_admin  # noqa: E402, F401
+from rag import conversations_admin, sources_admin  # noqa: E402, F401
