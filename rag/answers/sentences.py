@@ -16,6 +16,8 @@ Stems = frozenset[str]
 
 _BREAK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*•#>|]|\d+[.)])\s)")
 """Where a sentence ends without a full stop: at a blank line, and before an item of a list, a heading, a table row."""
+_ROW = re.compile(r"^[^\n]*\S \| \S[^\n]*$", re.MULTILINE)
+"""A row of a table, as parsers write its cells: it says something by itself."""
 
 _WORD = re.compile(r"[^\W_]+")
 
@@ -33,7 +35,9 @@ class Quotable:
 def spans(text: str) -> Iterator[tuple[int, int]]:
     """``(start, end)`` of each sentence of ``text``, without the white space around it."""
     start = 0
-    for block in [*(match.start() for match in _BREAK.finditer(text)), len(text)]:
+    breaks = {match.start() for match in _BREAK.finditer(text)}
+    breaks |= {place for row in _ROW.finditer(text) for place in row.span()}
+    for block in sorted({*breaks, len(text)}):
         for end in sentence_ends(text, start, block):
             piece = text[start:end]
             left = len(piece) - len(piece.lstrip())

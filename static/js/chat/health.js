@@ -46,13 +46,15 @@ export function watchHealth(pill) {
     return checks.filter(([, one]) => one.state && one.state !== "ok").map(([name, one]) => `${name}: ${one.detail || one.state}`);
   }
 
+  const time = (ms) => (ms >= 1000 ? `${(ms / 1000).toFixed(1)} s` : `${Math.round(ms)} ms`);
+
   function describe(figures) {
     const pipeline = figures.stages?.pipeline ?? {};
     const p95 = pipeline.p95_ms ?? null;
     const generation = figures.stages?.generation?.p95_ms ?? null;
     const lines = [
-      p95 === null ? "Nobody has searched lately." : `95 of 100 searches take up to ${Math.round(p95)} ms.`,
-      ...(generation === null ? [] : [`95 of 100 answers are written within ${Math.round(generation)} ms.`]),
+      p95 === null ? "Nobody has searched lately." : `95 of 100 searches take up to ${time(p95)}.`,
+      ...(generation === null ? [] : [`95 of 100 answers are written within ${time(generation)}.`]),
     ];
     const errors = figures.counters?.query_errors ?? 0;
     if (errors) lines.push(`${errors} searches failed since the start.`);

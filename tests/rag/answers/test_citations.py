@@ -42,7 +42,19 @@ def test_how_a_text_is_cut_makes_no_difference(parts: list[str], data: st.DataOb
     assert parse(pieces, {1, 2}) == parse([text], {1, 2})
 
 
-@given(st.text(alphabet="ab .!?\n-[1]", max_size=80))
+def test_each_row_of_a_table_and_each_item_of_a_list_stands_by_itself() -> None:
+    text = "What it needs:\n\npackage | why\npytest | Runs the tests.\nfaker | Names\n\n- one\n- two\nThat is all."
+    assert [text[start:end] for start, end in spans(text)] == [
+        "What it needs:",
+        "package | why",
+        "pytest | Runs the tests.",
+        "faker | Names",
+        "- one",
+        "- two\nThat is all.",
+    ]
+
+
+@given(st.text(alphabet="ab .!?\n-|[1]", max_size=80))
 def test_sentences_lie_in_their_text_in_order_and_miss_nothing_but_space(text: str) -> None:
     found = list(spans(text))
     assert all(text[start:end].strip() == text[start:end] and start < end for start, end in found)
