@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -31,7 +31,8 @@ class LoadState(StrEnum):
 class LoadReport:
     """The state of one version in a process. ``load_time_ms`` is that of the last load that succeeded.
 
-    ``memory_bytes`` is what the process grew by while it loaded, so it is near the truth and not exact.
+    ``memory_bytes`` is what the process grew by while it loaded, with the processes that it started for the version: it
+    is near the truth and not exact.
     """
 
     label: str
@@ -50,8 +51,11 @@ _listeners: list[Callable[[], None]] = []
 
 
 @contextmanager
-def loading(label: str, device: str = "cpu") -> Iterator[None]:
-    """Around the loading of the version ``name@number``: it is ready afterwards, or failed with the exception."""
+def loading(label: str, device: str = "cpu", children: Callable[[], Iterable[int]] = tuple) -> Iterator[None]:
+    """Around the loading of the version ``name@number``: it is ready afterwards, or failed with the exception.
+
+    ``children``: the ids of the processes that hold it for this one.
+    """
     _set(label, LoadState.LOADING, device=device)
     before, started = _resident_bytes(), time.perf_counter()
     try:
@@ -60,7 +64,8 @@ def loading(label: str, device: str = "cpu") -> Iterator[None]:
         _set(label, LoadState.FAILED, error=f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS])
         raise
     load_time_ms = (time.perf_counter() - started) * 1000
-    _set(label, LoadState.READY, load_time_ms=load_time_ms, memory_bytes=max(_resident_bytes() - before, 0))
+    grown = max(_resident_bytes() - before, 0) + sum(_resident_bytes(pid) for pid in children())
+    _set(label, LoadState.READY, load_time_ms=load_time_ms, memory_bytes=grown)
 
 
 def draining(label: str) -> None:
@@ -99,5 +104,9 @@ def on_change(listener: Callable[[], None]) -> None:
     _listeners.append(listener)
 
 
-def _resident_bytes() -> int:
-    return int(psutil.Process().memory_info().rss)
+def _resident_bytes(pid: int | None = None) -> int:
+    """Of a process, this one if none is named; 0 when it has ended."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0

@@ -261,6 +261,11 @@ def _engine(live: LiveModel) -> Engine:
         return engine
 
 
+def _children_of(model: LiveModel) -> list[int]:
+    engine = _engines.get(model.version_id)
+    return [] if engine is None else engine.pool.child_pids()
+
+
 def _close_behind(pool: Pool, label: str) -> None:
     """End a pool from whichever thread let go of it last: waiting for its processes is left to another."""
     threading.Thread(target=pool.close, name=f"close-{label}", daemon=True).start()
@@ -281,7 +286,7 @@ class EngineLoader:
             if self.is_loaded(model):
                 return
             try:
-                with loading.loading(model.label):
+                with loading.loading(model.label, children=lambda: _children_of(model)):
                     _engine(model).warm_up()
             except Exception:
                 _failed_at[model.version_id] = time.monotonic()

@@ -242,6 +242,9 @@ def test_the_packaged_engines_start_when_somebody_speaks_and_not_before(
     assert isinstance(heard, installed.ListeningPool)
     eventually(lambda: states()["stt"] == "ready")
     assert len(heard.pool.child_pids()) == 1
+    memory = loading.report_of(str(versions.find_version("pocketsphinx"))).memory_bytes
+    assert memory is not None
+    assert memory > 50_000_000, "the process that listens is counted"
     serving.forget()
 
 
