@@ -36,13 +36,15 @@ class TermFrequencies:
         held = candidates.tokens > GAP
         token_rows, tokens = token_rows[held], candidates.tokens[held]
         # Half as wide where that is wide enough, which sorts twice as fast.
-        fits = (int(tokens.max(initial=0)) + 1) * max(n, 1) <= np.iinfo(np.int32).max
-        width = np.dtype(np.int32 if fits else np.int64)
-        keys = tokens.astype(width) * np.array(max(n, 1), dtype=width) + token_rows.astype(width)
+        bits = n.bit_length()
+        fits = int(tokens.max(initial=0)) < np.iinfo(np.int32).max >> bits
+        width = np.int32 if fits else np.int64
+        keys = (tokens.astype(width) << bits) | token_rows.astype(width)
         keys.sort()
-        starts = _starts(keys)
-        terms, rows = np.divmod(keys[starts].astype(np.int64), max(n, 1))
-        counts = np.diff(starts, append=len(keys))
+        begins = starts(keys)
+        first = keys[begins].astype(np.int64)
+        terms, rows = first >> bits, first & ((1 << bits) - 1)
+        counts = lengths_between(begins, len(keys))
         return cls(terms, rows, counts, np.bincount(token_rows, minlength=n).astype(np.float64))
 
     @cached_property
@@ -59,16 +61,25 @@ class TermFrequencies:
         return table
 
 
-def _starts(ascending: np.typing.NDArray[np.integer]) -> Int64Array:
+def starts(ascending: np.typing.NDArray[np.integer]) -> Int64Array:
     """Where each run of equal values begins."""
     begins = np.ones(len(ascending), dtype=np.bool_)
     np.not_equal(ascending[1:], ascending[:-1], out=begins[1:])
     return np.flatnonzero(begins)
 
 
+def lengths_between(begins: Int64Array, end: int) -> Int64Array:
+    """From each beginning to the next, and from the last to ``end``."""
+    lengths = np.empty(len(begins), dtype=np.int64)
+    np.subtract(begins[1:], begins[:-1], out=lengths[:-1])
+    if len(begins):
+        lengths[-1] = end - begins[-1]
+    return lengths
+
+
 def run_lengths(ascending: np.typing.NDArray[np.integer]) -> Int64Array:
     """How long each run of equal values is, int64, shape (runs,)."""
-    return np.diff(_starts(ascending), append=len(ascending))
+    return lengths_between(starts(ascending), len(ascending))
 
 
 def look_up(

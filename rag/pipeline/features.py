@@ -75,6 +75,8 @@ SCHEMA: tuple[Feature, ...] = (
 )
 
 FEATURES: tuple[str, ...] = tuple(feature.name for feature in SCHEMA)
+_LOW = np.array([feature.low for feature in SCHEMA], dtype=np.float32)
+_HIGH = np.array([feature.high for feature in SCHEMA], dtype=np.float32)
 COLUMN: dict[str, int] = {name: column for column, name in enumerate(FEATURES)}
 
 
@@ -84,9 +86,10 @@ def extract(query: QueryTerms, candidates: Candidates, memory: Memory = NOTHING)
     values = np.zeros((n, len(FEATURES)), dtype=np.float32)
     if n:
         columns = _columns(query, candidates) | {"memory": remembered(memory, candidates.document_ids)}
-        for column, feature in enumerate(SCHEMA):
-            # Rounding can leave a sum of shares just above 1.
-            values[:, column] = np.clip(columns[feature.name], feature.low, feature.high)
+        for column, name in enumerate(FEATURES):
+            values[:, column] = columns[name]
+        # Rounding can leave a sum of shares just above 1.
+        np.clip(values, _LOW, _HIGH, out=values)
     return FeatureMatrix(SCHEMA_VERSION, values)
 
 

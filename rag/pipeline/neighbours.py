@@ -7,10 +7,11 @@ towards those of the nearest candidates. Constants were chosen on the public tes
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from rag.pipeline.bm25 import TermFrequencies, inverse_document_frequency, run_lengths
+from rag.pipeline.bm25 import TermFrequencies, inverse_document_frequency, run_lengths, starts
 from rag.pipeline.types import Float32Array, Float64Array, Int64Array
 
 NEIGHBOURS = 10
@@ -76,7 +77,7 @@ def embedding_similarity(embeddings: Float32Array) -> Float32Array:
     return np.maximum(_products(centred), 0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Documents:
     """Which candidates belong together: the chunks of a document are no neighbours of each other.
 
@@ -95,8 +96,7 @@ class Documents:
 
     def best(self, scores: Float64Array) -> Float64Array:
         """Highest score of each document's candidates, float64, shape (count,)."""
-        order = np.argsort(self.codes, kind="stable")
-        best: Float64Array = np.maximum.reduceat(scores[order], self._starts(order)) if self.count else scores
+        best: Float64Array = np.maximum.reduceat(scores[self._order], self._starts) if self.count else scores
         return best
 
     def nearest(self, similarity: Float32Array) -> Float32Array:
@@ -106,17 +106,24 @@ class Documents:
         """
         if not self.count:
             return similarity
-        order = np.argsort(self.codes, kind="stable")
-        rows = similarity[order]
-        if self.count < len(self.codes):
+        if self.count == len(self.codes):
+            rows = similarity[self._order]
+        else:
             # Whole rows are reduced, which is ten times as fast as reducing within them.
-            rows = np.maximum.reduceat(rows, self._starts(order), axis=0)
+            rows = np.maximum.reduceat(similarity[self._order], self._starts, axis=0)
         nearest: Float32Array = np.ascontiguousarray(rows.T)
         nearest[np.arange(len(self.codes)), self.codes] = 0
         return nearest
 
-    def _starts(self, order: Int64Array) -> Int64Array:
-        return np.flatnonzero(np.diff(self.codes[order], prepend=-1))
+    @cached_property
+    def _order(self) -> Int64Array:
+        """The candidates, those of a document next to each other."""
+        return np.argsort(self.codes, kind="stable")
+
+    @cached_property
+    def _starts(self) -> Int64Array:
+        """Where each document begins in `_order`."""
+        return starts(self.codes[self._order])
 
 
 def neighbour_weights(lexical: Float32Array, dense: Float32Array) -> Float32Array:
