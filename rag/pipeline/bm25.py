@@ -38,8 +38,9 @@ class TermFrequencies:
         # Half as wide where that is wide enough, which sorts twice as fast.
         bits = n.bit_length()
         fits = int(tokens.max(initial=0)) < np.iinfo(np.int32).max >> bits
-        width = np.int32 if fits else np.int64
-        keys = (tokens.astype(width) << bits) | token_rows.astype(width)
+        width = np.dtype(np.int32 if fits else np.int64)
+        keys: np.typing.NDArray[np.integer] = np.left_shift(tokens.astype(width), bits)
+        keys |= token_rows.astype(width)
         keys.sort()
         begins = starts(keys)
         first = keys[begins].astype(np.int64)
