@@ -68,7 +68,9 @@ def main() -> int:
     results: list[Result] = []
     for folder in _folders():
         print(f"{folder.name}: indexing, and making its vocabulary …", flush=True)
-        results += list(_measured(folder, options))
+        found = list(_measured(folder, options))
+        _report(found)
+        results += found
     _report(results)
     return 0
 
@@ -118,6 +120,9 @@ def _measured(folder: Path, options: argparse.Namespace) -> Iterator[Result]:
 
 
 def _report(results: list[Result]) -> None:
+    if not results:
+        print("  none of its questions can be spoken")
+        return
     ways = list(results[0].errors)
     print(f"\n{len(results)} spoken questions. Word errors, and how often a right document is in the top 3\n")
     heading = ["", "questions", "", "typed", *ways]
