@@ -61,7 +61,7 @@ class Talker(WebSocketClientProtocol):
         self.gone: asyncio.Future[None] = loop.create_future()
         self.metrics: list[dict[str, Any]] = []
         self.errors: list[str] = []
-        self.heard = ""
+        self.heard = self.last = ""
         self.plays = True
         """Whether what comes is played at once, so that the next question need not wait for the end of the answer."""
         self._sequence = self._position = 0
@@ -78,6 +78,7 @@ class Talker(WebSocketClientProtocol):
                 self.tell("audio.ack", position=self._position)
             return
         message = json.loads(payload)
+        self.last = message["type"]
         match message["type"]:
             case "session.started":
                 self.started.set_result("")

@@ -3,8 +3,7 @@
 python -m bench.voice_soak MINUTES        (5 by default)
 
 Some ask and hear the answer, some interrupt it, some break off wherever they are, some flood, some read nothing. One
-speaks for three minutes without a pause. A session that ends by an error of the server, or an answer that never comes,
-ends the run.
+speaks for three minutes without a pause. An answer that never comes is a failure, and so is an error that is told.
 """
 
 from __future__ import annotations
@@ -18,11 +17,10 @@ import time
 from typing import Any
 
 import psutil
-from autobahn.asyncio.websocket import WebSocketClientFactory
 
 from bench.serving import Client, web_server
 from bench.setup import prepare
-from bench.voice import FRAME_BYTES, FRAME_S, PATIENCE_S, Talker, _fill, recording
+from bench.voice import FRAME_BYTES, FRAME_S, PATIENCE_S, Talker, _fill, one_talker, recording
 
 AT_ONCE = 3
 SAMPLES = 30
@@ -32,38 +30,31 @@ SETTLES_S = 4.0
 ALLOWED_GROWTH_MB = 8.0
 ALLOWED_CODES = frozenset({"audio-dropped"})
 SEED = 7
+FAILED = "failed"
 
 Reading = tuple[float, float, int, int, int, int]
 """Minutes, megabytes of the web process, descriptors, threads, children, sessions."""
 
 
-async def connected(port: int) -> tuple[asyncio.Transport, Talker] | None:
-    """A session that has begun; ``None`` when there was no room."""
-    loop = asyncio.get_running_loop()
-    factory = WebSocketClientFactory(f"ws://127.0.0.1:{port}/ws/voice")
-    factory.protocol = Talker
-    transport, talker = await loop.create_connection(factory, "127.0.0.1", port)
-    if await asyncio.wait_for(talker.started, PATIENCE_S):
-        transport.close()
-        return None
-    return transport, talker
-
-
 async def one_person(port: int, number: int, pcm: bytes, speech_ends_at: int) -> str:
     """Begins a session, does something in it, and leaves in one of several ways; how it left."""
-    session = await connected(port)
-    if session is None:
+    talker, refusal = await one_talker(port)
+    if refusal:
         return "refused"
-    transport, talker = session
     try:
-        return await _behave(transport, talker, number, pcm, speech_ends_at)
-    finally:
-        wrong = [code for code in talker.errors if code not in ALLOWED_CODES]
-        if wrong:
-            raise RuntimeError(f"The server said {', '.join(wrong)}.")
+        way = await _behave(talker, number, pcm, speech_ends_at)
+    except (TimeoutError, ConnectionError) as error:
+        print(f"person {number}, after {talker.last}: {error or 'waited in vain'}", flush=True)
+        talker.transport.abort()
+        return FAILED
+    wrong = [code for code in talker.errors if code not in ALLOWED_CODES]
+    if wrong:
+        print(f"person {number} was told {', '.join(wrong)}", flush=True)
+    return FAILED if wrong else way
 
 
-async def _behave(transport: Any, talker: Talker, number: int, pcm: bytes, speech_ends_at: int) -> str:
+async def _behave(talker: Talker, number: int, pcm: bytes, speech_ends_at: int) -> str:
+    transport: Any = talker.transport
     match number % 8:
         case 0:
             talker.tell("input.text", text="What about slow queries?")
@@ -103,19 +94,20 @@ async def _behave(transport: Any, talker: Talker, number: int, pcm: bytes, speec
             talker.tell("input.text", text="How do I restart the server?")
             await asyncio.wait_for(talker.first_sound, PATIENCE_S)
             talker.send_sound(pcm[: speech_ends_at + 12 * FRAME_BYTES])  # less than what may wait to be heard
-            await asyncio.wait_for(talker.interrupted, PATIENCE_S)
+            # Where all ears are taken nobody hears what it was, and the answer ends.
+            first = (talker.interrupted, talker.ended)
+            await asyncio.wait(first, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
             transport.abort()
-            return "interrupted, and gone"
+            return "interrupted, and gone" if talker.interrupted.done() else "not heard over the answer"
     transport.abort()
     return "gone at once"
 
 
 async def monologue(port: int) -> str:
     """Three minutes of speech, as they are spoken."""
-    session = await connected(port)
-    if session is None:
+    talker, refusal = await one_talker(port)
+    if refusal:
         return "refused"
-    _, talker = session
     pcm = b"".join(recording(name)[0][16_000:-96_000] for name in ("slow-queries", "restart-server"))
     began = time.perf_counter()
     for number in range(round(MONOLOGUE_S / FRAME_S)):
@@ -127,13 +119,15 @@ async def monologue(port: int) -> str:
     return f"spoke for {MONOLOGUE_S} s without a pause"
 
 
-async def soak(port: int, process: psutil.Process, minutes: float) -> list[Reading]:
+async def soak(port: int, process: psutil.Process, minutes: float) -> tuple[list[Reading], int]:
+    """The readings, and how many people were failed."""
     readings: list[Reading] = []
     left: dict[str, int] = {}
     pcm, speech_ends_at = recording("slow-queries")
     began = time.monotonic()
     pause_s = minutes * 60 / SAMPLES
     number = 0
+    due = began + pause_s
     speaker = asyncio.create_task(monologue(port)) if minutes * 60 > MONOLOGUE_S + 30 else None
     while time.monotonic() < began + minutes * 60:
         people = (one_person(port, number + offset, pcm, speech_ends_at) for offset in range(AT_ONCE))
@@ -142,7 +136,8 @@ async def soak(port: int, process: psutil.Process, minutes: float) -> list[Readi
         number += AT_ONCE
         if speaker is not None and speaker.done():
             left[speaker.result()], speaker = 1, None
-        if time.monotonic() >= began + pause_s * (len(readings) + 1) and speaker is None:
+        if time.monotonic() >= due and speaker is None:
+            due = time.monotonic() + pause_s
             await asyncio.sleep(SETTLES_S)
             readings.append(await asyncio.to_thread(_read, port, process, began))
             print(_line(readings[-1], number), flush=True)
@@ -150,7 +145,7 @@ async def soak(port: int, process: psutil.Process, minutes: float) -> list[Readi
     readings.append(await asyncio.to_thread(_read, port, process, began))
     print(_line(readings[-1], number), flush=True)
     print(", ".join(f"{count} {way}" for way, count in sorted(left.items())))
-    return readings
+    return readings, left.get(FAILED, 0)
 
 
 def _read(port: int, process: psutil.Process, began: float) -> Reading:
@@ -176,11 +171,17 @@ def main(minutes: float) -> int:
     prepare()
     _fill()
     with web_server() as (server, port):
-        readings = asyncio.run(soak(port, psutil.Process(server.pid), minutes))
+        readings, failed = asyncio.run(soak(port, psutil.Process(server.pid), minutes))
     # The first third is warm-up: caches fill, threads start.
     early, last = readings[len(readings) // 3], readings[-1]
     growth_mb = last[1] - early[1]
-    flat = growth_mb < ALLOWED_GROWTH_MB and last[5] == 0 and last[2] <= early[2] + 10 and last[3] <= early[3] + 4
+    flat = (
+        failed == 0
+        and growth_mb < ALLOWED_GROWTH_MB
+        and last[5] == 0
+        and last[2] <= early[2] + 10
+        and last[3] <= early[3] + 4
+    )
     print(f"since a third of the time: {growth_mb:+.1f} MB, {last[2] - early[2]:+d} descriptors, "
           f"{last[3] - early[3]:+d} threads; {last[5]} sessions left: {'flat' if flat else 'NOT flat'}")  # fmt: skip
     return 0 if flat else 1
