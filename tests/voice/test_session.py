@@ -55,7 +55,7 @@ async def test_a_spoken_question_is_answered_by_voice_with_its_passages(talker: 
     assert all(counted[name] > 0 for name in ("vad", "stt", "embed", "generation", "tts")), counted
     assert 0 < figures["endpoint_ms"] <= figures["first_audio_ms"]
     assert figures["first_token_ms"] <= figures["first_audio_ms"]
-    assert [m["seq"] for m in talker.messages if "seq" in m] == sorted(m["seq"] for m in talker.messages if "seq" in m)
+    assert [message["seq"] for message in talker.messages] == list(range(1, len(talker.messages) + 1))
 
 
 async def test_a_question_over_its_voice_stops_it_is_answered_and_the_rest_offered(talker: Talker) -> None:
@@ -107,12 +107,18 @@ async def test_a_lost_connection_goes_on_with_the_sentence(runbook: None) -> Non
         session = next(iter(sessions._sessions))
     assert session.outlet is None or session._control
     async with talking() as second:
-        await second.tell("session.start", versions=[1], acknowledges=True, resume=first.token)
-        assert (await second.next_of("session.started"))["resumed"]
+        await second.tell("session.start", versions=[99, 1], acknowledges=True, resume=first.token)
+        started = await second.next_of("session.started")
+        assert (started["resumed"], started["version"], started["seq"] > first.messages[-1]["seq"]) == (True, 1, True)
         assert (await second.next_of("resumed"))["sentence"] == sentence["sentence"]
         assert (await second.next_of("audio.sentence"))["text"] == sentence["text"]
         assert (await second.next_of("turn.ended"))["outcome"] == "heard"
-        await second.tell("session.end")
+        # Somebody whose connection is gone without a word comes back before that is noticed.
+        async with talking() as third:
+            await third.tell("session.start", versions=[1], resume=first.token)
+            assert (await third.next_of("session.started"))["session"] == started["session"]
+            assert await second.closed() == 4409
+            await third.tell("session.end")
     await sessions.end_all()
 
 
@@ -162,9 +168,14 @@ async def test_a_key_without_voice_opens_none(runbook: None, settings: Settings)
 
 async def test_a_session_of_somebody_who_lost_the_right_ends_at_once(runbook: None, settings: Settings) -> None:
     settings.ENABLE_API_KEYS = True
-    key = await sync_to_async(lambda: keys.create_key("test", [Scope.VOICE], actor=SYSTEM).text)()
-    async with talking({"x-api-key": key}) as talker:
+    key, other = [
+        await sync_to_async(lambda name=name: keys.create_key(name, [Scope.VOICE], actor=SYSTEM).text)()
+        for name in ("theirs", "another")
+    ]
+    async with talking({"x-api-key": key}) as talker, talking({"x-api-key": other}) as thief:
         await talker.start()
+        await thief.tell("session.start", versions=[1], resume=talker.token)
+        assert (await thief.next_of("problem"))["problem"]["status"] == 404
         await sync_to_async(keys.revoke_key)(key.split("_")[1], actor=SYSTEM)
         assert await talker.closed() == 4401
     await sessions.end_all()
