@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from tests.patience import PATIENCE_S, eventually
 from tests.voice.sounds import frames, noise, pcm_of, silence, tone
+from voice.engines import espeak
 from voice.engines.contracts import (
     LONGEST_TEXT,
     EngineBusyError,
@@ -31,6 +33,7 @@ from voice.engines.listening import LONGEST_MS, ListeningPool
 from voice.engines.silero import SileroVad
 from voice.engines.speaking import PhraseCache, SpeakingPool
 from voice.engines.wake import WakeWordPool, WakeWordSpotter
+from voice.engines.wire import Kind
 from voice.engines.workers import Child
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -238,6 +241,24 @@ class TestTextToSpeech:
         assert self.said(any_mouth, "This was never said before.")
         assert len(pieces) == count
         assert utterance.done.cancelled()
+
+    def test_a_cancellation_that_comes_too_late_does_not_silence_what_is_said_next(self) -> None:
+        child = Child(espeak.MODULE)
+        request = {"text": "Good afternoon.", "voice": "en-gb", "rate": 1, "pitch": 1, "pitch_range": 1}
+
+        def said() -> int:
+            child.send(Kind.START, json.dumps(request).encode())
+            count = 0
+            while (answer := child.receive())[0] != Kind.DONE:
+                count += len(answer[1])
+            return count
+
+        try:
+            whole = said()
+            child.send(Kind.CANCEL)
+            assert said() == pytest.approx(whole, rel=0.1)
+        finally:
+            child.end()
 
     def test_nothing_to_say_is_said_in_no_time(self, any_mouth: TextToSpeech) -> None:
         for nothing in ("", "   ", "…"):

@@ -74,6 +74,8 @@ def main(options: str) -> None:
             if kind == Kind.CANCEL:
                 mouth.is_cancelled.set()
             else:
+                # A cancellation that came too late for the last request is none of this one.
+                mouth.is_cancelled.clear()
                 requests.put(payload)
         mouth.is_cancelled.set()
         requests.put(None)
@@ -86,8 +88,6 @@ def main(options: str) -> None:
             say(Kind.DONE)
         except Exception as error:
             say(Kind.ERROR, f"{type(error).__name__}: {error}".encode())
-        # A cancellation is always answered by DONE or ERROR, and the parent asks nothing more before that.
-        mouth.is_cancelled.clear()
 
 
 if __name__ == "__main__":
