@@ -226,7 +226,7 @@ async def people(port: int, count: int) -> tuple[list[float], list[dict[str, Any
 
 
 def main(counts: Sequence[int]) -> int:
-    os.environ |= {"VOICE_MAX_SESSIONS": str(max(counts)), "OPS_RATE_LIMITS": "false"}
+    os.environ |= {"OPS_RATE_LIMITS": "false"}
     prepare()
     _fill()
     met = True
@@ -254,7 +254,8 @@ def main(counts: Sequence[int]) -> int:
                 met = p50 <= TARGET_P50_MS and p95 <= TARGET_P95_MS
                 print(f"        one of what was heard: {heard[-1]!r}; {sum(one['speculative'] for one in metrics)} of "
                       f"{len(metrics)} were looked up before the turn was over")  # fmt: skip
-        asyncio.run(interruptions(port))
+        if 1 in counts:
+            asyncio.run(interruptions(port))
     print(f"alone, p50 ≤ {TARGET_P50_MS:.0f} ms and p95 ≤ {TARGET_P95_MS:.0f} ms: {'met' if met else 'NOT met'}")
     return 0 if met else 1
 

@@ -126,6 +126,7 @@ class VoiceConsumer(SocketConsumer):
             style=Style(content.get("style", settings.VOICE_STYLE)),
             hands_free=content.get("hands_free", True),
             acknowledges=content.get("acknowledges", False),
+            wake_word=content.get("wake_word", False),
             keep_transcript=content.get("keep_transcript", True),
             input_format=_format(content.get("input_format")),
             output_format=_format(content.get("output_format")),

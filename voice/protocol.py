@@ -71,6 +71,9 @@ def _options(required: bool) -> dict[str, Field]:
         "hands_free": Field(
             BOOLEAN, "Whether silence ends a turn; otherwise `input.commit` does, when a button is let go.", False
         ),
+        "wake_word": Field(
+            BOOLEAN, "Whether only what follows the wake word is for the agent, when it has been silent a while.", False
+        ),
         "keep_transcript": Field(
             BOOLEAN, "Whether what is said from now on is kept as a conversation. It is unless this says no.", False
         ),
@@ -139,6 +142,12 @@ MESSAGES: tuple[Message, ...] = (
         {"over_voice": Field(BOOLEAN, "Whether it was over the agent's voice.")},
     ),
     Message("vad.ended", "out", "They pause.", {"silent_ms": Field(NUMBER, "How long already.")}),
+    Message(
+        "wake",
+        "out",
+        "With `wake_word`: the wake word was heard, or is needed again.",
+        {"awake": Field(BOOLEAN, "Whether what is said now is for the agent.")},
+    ),
     Message(
         "transcript.partial",
         "out",

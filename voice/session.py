@@ -50,6 +50,7 @@ from voice.engines.contracts import (
     Utterance,
     VoiceActivityDetector,
 )
+from voice.engines.wake import WakeWordSpotter, Watch
 from voice.gate import Marked, SpeechGate, Transition
 from voice.opus import DamagedPacketError, OpusDecoder, OpusEncoder
 from voice.playback import MOST_AHEAD_MS, Playback
@@ -96,6 +97,12 @@ MOST_PIECES = 200
 """The same in pieces: an Opus packet of a few bytes may hold 120 ms."""
 MOST_CONTROL = 2048
 OUT_FRAME_MS = 100
+AWAKE_MS = 10_000
+"""How long after the wake word, or after an answer, none is needed."""
+LONGEST_DOZE_MS = 30_000
+"""Of speech without a pause in which the wake word is looked for at once; then it is forgotten."""
+SHORTEST_REST_MS = 400
+"""Of sound after the wake word for it to be a question."""
 CLIPPED = 0.01
 """The share of samples at the end of the scale above which somebody is told, once."""
 DROPPED = {
@@ -128,6 +135,7 @@ class Options:
     style: Style = Style.EXPLAINING
     hands_free: bool = True
     acknowledges: bool = False
+    wake_word: bool = False
     keep_transcript: bool = True
     input_format: Format = "pcm16"
     output_format: Format = "pcm16"
@@ -142,6 +150,7 @@ class Parts:
     detector: VoiceActivityDetector
     judge: Judge
     vocabulary: Any = None
+    wake: WakeWordSpotter | None = None
     labels: dict[str, str] = field(default_factory=dict)
 
 
@@ -157,6 +166,16 @@ class Stretch:
     confidence: float = 0.0
     is_open: bool = True
     is_final: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Doze:
+    """Speech in which only the wake word is listened for."""
+
+    watch: Watch
+    sound: bytearray = field(default_factory=bytearray)
+    silent_since_ms: float | None = None
+    """Once it has paused."""
 
 
 @dataclass(eq=False, slots=True)
@@ -248,6 +267,9 @@ class VoiceSession:
         rate_hz = parts.speak.sample_rate_hz if self._encode is None else opus.RATE_HZ
         self._playback = Playback(rate_hz, options.acknowledges)
         self._stretches: list[Stretch] = []
+        self._doze: Doze | None = None
+        self._awake_until_ms: float | None = None
+        """Until when no wake word is needed."""
         self._speaker = ""
         self._said = ""
         self._silent_since_ms = 0.0
@@ -345,6 +367,8 @@ class VoiceSession:
             left_s = (deadline_ms - self.now_ms()) / 1000
             # What is overdue waits for a transcript, and is looked at now and then.
             timeout_s = min(timeout_s, left_s if left_s > 0 else POLL_S)
+        if self._awake_until_ms is not None:
+            timeout_s = min(timeout_s, max((self._awake_until_ms - self.now_ms()) / 1000, POLL_S))
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._wake.wait()
@@ -426,6 +450,9 @@ class VoiceSession:
             await self._happened(SpeechEnded(self.now_ms()))
         self._gate.reset()
         self._is_ducked = False
+        if self._doze is not None:
+            self._doze.watch.cancel()
+            self._doze = None
         self._paused = self._silence()
 
     async def _updated(self, options: dict[str, Any]) -> None:
@@ -453,6 +480,9 @@ class VoiceSession:
         playing_db = self._playback.level_db(now_ms) if over_voice else None
         marked = await self._loop.run_in_executor(_threads, self._gated, pieces, playing_db)
         for mark in marked:
+            if self._doze is not None or (mark.transition is Transition.STARTED and self._is_asleep):
+                await self._doze_on(mark)
+                continue
             if mark.transition is Transition.STARTED:
                 await self._begin_stretch()
                 await self._send("vad.started", over_voice=playing_db is not None)
@@ -479,6 +509,109 @@ class VoiceSession:
         # A span for each of these would tell less than it costs: there is one for each stretch of speech.
         stage_ended("vad", started)
         return marked
+
+    # --- the wake word ----
+
+    @property
+    def _is_asleep(self) -> bool:
+        """Whether what is said is for somebody else, unless it begins with the wake word."""
+        options = self.options
+        return (
+            options.wake_word
+            and options.hands_free
+            and self.parts.wake is not None
+            and self._awake_until_ms is None
+            and self.state is State.LISTENING
+            and not self._stretches
+        )
+
+    async def _doze_on(self, mark: Marked) -> None:
+        doze = self._doze
+        is_new = doze is None or (mark.transition is Transition.STARTED and doze.silent_since_ms is not None)
+        if is_new or (doze is not None and len(doze.sound) > LONGEST_DOZE_MS * BYTES_PER_MS):
+            await self._fall_asleep()
+        doze = self._doze
+        if doze is None:
+            return
+        doze.sound += mark.sound
+        try:
+            if mark.sound and doze.silent_since_ms is None:
+                doze.watch.feed(mark.sound)
+        except EngineError as error:
+            await self._wake_failed(str(error))
+            return
+        if mark.transition is Transition.PAUSED:
+            doze.silent_since_ms = self.now_ms() - mark.silent_ms
+            doze.watch.finish().add_done_callback(lambda done: self._post_from_thread(self._slept, doze, done))
+
+    async def _fall_asleep(self) -> None:
+        """A new stretch of speech, in which the wake word may be."""
+        spotter = self.parts.wake
+        if self._doze is not None:
+            self._doze.watch.cancel()
+            self._doze = None
+        holder: list[Doze] = []
+
+        def on_wake(at_ms: int) -> None:
+            self._post_from_thread(self._woken, holder, at_ms)
+
+        if spotter is not None:
+            try:
+                holder.append(Doze(spotter.watch(settings.VOICE_WAKE_PHRASE, on_wake)))
+            except EngineError as error:
+                await self._wake_failed(str(error))
+            else:
+                self._doze = holder[0]
+
+    async def _woken(self, holder: list[Doze], at_ms: int) -> None:
+        """The wake word was said: what follows it is for the agent."""
+        if not holder or holder[0] is not self._doze:
+            return
+        doze, self._doze = holder[0], None
+        await self._stay_awake()
+        rest = bytes(doze.sound[at_ms * BYTES_PER_MS :])
+        if doze.silent_since_ms is not None and len(rest) < SHORTEST_REST_MS * BYTES_PER_MS:
+            return  # nothing but the wake word: the question is still to come
+        if doze.silent_since_ms is None:
+            doze.watch.cancel()
+        await self._begin_stretch()
+        await self._send("vad.started", over_voice=False)
+        await self._happened(SpeechStarted())
+        await self._feed(rest)
+        if doze.silent_since_ms is not None:
+            self._silent_since_ms = doze.silent_since_ms
+            self._end_stretch()
+            await self._send("vad.ended", silent_ms=round(self.now_ms() - doze.silent_since_ms))
+            await self._happened(SpeechEnded(doze.silent_since_ms))
+
+    async def _slept(self, doze: Doze, future: Future[bool]) -> None:
+        if doze is not self._doze:
+            return
+        self._doze = None
+        if not future.cancelled() and (error := future.exception()) is not None:
+            await self._wake_failed(str(error))
+
+    async def _wake_failed(self, detail: str) -> None:
+        """Better awake than deaf."""
+        self._doze, self.options.wake_word = None, False
+        await self._error("wake-failed", f"Nobody listens for the wake word, so everything is heard: {detail}")
+
+    async def _stay_awake(self) -> None:
+        if self.options.wake_word:
+            was_asleep = self._awake_until_ms is None
+            self._awake_until_ms = self.now_ms() + AWAKE_MS
+            if was_asleep:
+                await self._send("wake", awake=True)
+
+    async def _doze_off(self) -> None:
+        """Nobody has said anything for long enough."""
+        if self._awake_until_ms is None or self.now_ms() < self._awake_until_ms:
+            return
+        if self.state is State.LISTENING and not self._stretches:
+            self._awake_until_ms = None
+            await self._send("wake", awake=False)
+        else:
+            self._awake_until_ms = self.now_ms() + AWAKE_MS
 
     def _decoded(self, sound: bytes) -> bytes:
         if self._decode is None:
@@ -573,6 +706,8 @@ class VoiceSession:
             await self._apply(effect, is_typed=isinstance(event, Asked))
         if self.state is not before:
             await self._send("turn.state", state=self.state.value)
+            if self.state is State.LISTENING:
+                await self._stay_awake()
 
     async def _duck(self, on: bool) -> None:
         if on is not self._is_ducked:
@@ -612,6 +747,7 @@ class VoiceSession:
 
     async def _look_at_clock(self) -> None:
         now_ms = self.now_ms()
+        await self._doze_off()
         deadline_ms = self._manager.situation.deadline_ms
         if deadline_ms is not None and now_ms >= deadline_ms:
             if self.state is State.LISTENING and self._manager.situation.is_speaking:
@@ -994,6 +1130,9 @@ class VoiceSession:
                 stretch.recognition.cancel()
             stretch.vad.end(counts=False)
         self._stretches.clear()
+        if self._doze is not None:
+            self._doze.watch.cancel()
+            self._doze = None
         self.outlet = None
         self._silence()
         await self._end_turn("stopped")

@@ -20,6 +20,7 @@ from voice.installed import (
     speech_to_text,
     text_to_speech,
     voice_activity,
+    wake_word,
 )
 from voice.session import Options, Parts, VoiceSession
 from voice.vocabulary.service import vocabulary_for
@@ -126,5 +127,6 @@ def _parts(collection: str) -> Parts:
         detector=voice_activity(),
         judge=judge,
         vocabulary=vocabulary_for(collection, hear.engine.vocabulary_kind),
+        wake=wake_word(),
         labels={"stt": hear.label, "tts": speak.label, "interruption": judge.name},
     )

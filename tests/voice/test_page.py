@@ -22,6 +22,7 @@ def test_it_offers_collections_voices_and_manners(live_models: None, keys_off: N
     assert '<option value="quotes" selected>' in text
     assert "<option>en-gb-rp</option>" in text
     assert 'id="keep"' in text
+    assert "Listen only after “Leonardo”" in text
     assert "<option>teaching</option>" in text
     assert 'aria-current="page">Voice</a>' in text
 

@@ -97,6 +97,17 @@ async def test_with_a_button_only_letting_go_ends_the_turn(talker: Talker) -> No
     assert "slow queries" in (await talker.next_of("turn.started"))["text"]
 
 
+async def test_until_its_name_is_said_nothing_is_for_the_agent_and_then_what_follows_is(talker: Talker) -> None:
+    await talker.start(wake_word=True)
+    await talker.say(pcm_of("slow-queries"))
+    await talker.say(pcm_of("leonardo-which-cache"))
+    assert (await talker.next_of("wake", "turn.started"))["type"] == "wake"
+    question = (await talker.next_of("turn.started"))["text"]
+    assert "which" in question  # "cache" is heard as "cash"
+    assert "quer" not in question
+    assert len(talker.seen("vad.started")) == 1
+
+
 async def test_a_lost_connection_goes_on_with_the_sentence(runbook: None) -> None:
     async with talking() as first:
         await first.start()

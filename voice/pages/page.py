@@ -33,6 +33,7 @@ def voice_page(request: HttpRequest) -> HttpResponse:
             "collection": choose(collections, request.GET.get("collection", "")),
             "agents": Agent.objects.filter(is_enabled=True),
             "voices": voices(),
+            "wake_phrase": settings.VOICE_WAKE_PHRASE.capitalize(),
             "keeps": is_kept(principal, True),
             "styles": [style.value for style in Style],
             "style": settings.VOICE_STYLE,

@@ -15,6 +15,7 @@ const options = () => ({
   voice: by("voice-name").value,
   style: by("style").value,
   hands_free: by("hands-free").checked,
+  wake_word: by("wake-word").checked,
   keep_transcript: by("keep")?.checked ?? false,
 });
 
@@ -32,11 +33,13 @@ class Conversation {
       this.microphone = null;
       view.trouble(...(TROUBLES[error.name] ?? ["The microphone can't be opened", `${error.message} You can ask in writing meanwhile.`]));
     }
+    this.asleep = by("wake-word").checked;
     const format = await soundFormat();
     const formats = { input_format: format, output_format: format };
     this.session = new Session(root.dataset.socket, { ...options(), ...formats }, {
       "session.started": (message) => this.started(message),
-      "turn.state": ({ state }) => view.state(state, state === "listening" && !this.microphone ? "Ask in writing" : undefined),
+      "turn.state": ({ state }) => this.state(state),
+      wake: ({ awake }) => this.sleep(!awake),
       "transcript.partial": ({ text }) => view.heard(text, false),
       "transcript.final": ({ text }) => view.heard(text, true),
       "turn.ignored": ({ reason }) => view.ignored(reason),
@@ -54,6 +57,17 @@ class Conversation {
       lost: (text, isFinal) => this.lost(text, isFinal),
     });
     show(true, Boolean(this.microphone));
+  }
+
+  state(name) {
+    this.listening = name === "listening";
+    const calls = this.asleep && by("hands-free").checked ? `Say “${root.dataset.wakePhrase}”` : undefined;
+    view.state(name, this.listening ? (this.microphone ? calls : "Ask in writing") : undefined);
+  }
+
+  sleep(on) {
+    this.asleep = on;
+    if (this.listening) this.state("listening");
   }
 
   async started({ output_rate: rate, position, resumed, input_format: input, output_format: output }) {
@@ -138,7 +152,7 @@ by("start").addEventListener("click", () => {
   conversation.start();
 });
 by("end").addEventListener("click", () => conversation?.end());
-by("stop").addEventListener("click", () => conversation?.session.send("stop"));
+by("stop").addEventListener("click", () => conversation?.session?.send("stop"));
 by("mute").addEventListener("click", () => {
   const on = by("mute").getAttribute("aria-pressed") !== "true";
   by("mute").setAttribute("aria-pressed", on);
@@ -148,13 +162,15 @@ by("mute").addEventListener("click", () => {
 by("typed").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = by("typed-text").value.trim();
-  if (text) conversation?.session.send("input.text", { text });
+  if (text) conversation?.session?.send("input.text", { text });
   by("typed-text").value = "";
 });
-for (const id of ["collection", "agent", "voice-name", "style", "hands-free", "keep"].filter(by)) {
+for (const id of ["collection", "agent", "voice-name", "style", "hands-free", "wake-word", "keep"].filter(by)) {
   by(id).addEventListener("change", () => {
-    conversation?.session.send("session.update", options());
-    if (conversation) show(true, Boolean(conversation.microphone));
+    conversation?.session?.send("session.update", options());
+    if (!conversation) return;
+    show(true, Boolean(conversation.microphone));
+    if (id === "wake-word" || id === "hands-free") conversation.sleep(by("wake-word").checked);
   });
 }
 by("forget").addEventListener("click", async () => {
