@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 import secrets
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -114,6 +115,24 @@ DROPPED = {
 REMEMBERED_TURNS = 8
 SPOKEN_LONGEST = 900
 
+
+class _Searches:
+    """How many of this process's sessions are being looked up for."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self.running += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self.running -= 1
+
+
+_searches = _Searches()
 _threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="vad")
 
 
@@ -785,6 +804,8 @@ class VoiceSession:
             return
         if self._guess is not None and self._guess[0] == text:
             return
+        if _searches.running and not all(stretch.is_final for stretch in self._stretches):
+            return  # the cores are needed: what was heard may still change, and then it was for nothing
         self._drop_guess()
         task = asyncio.create_task(self._prepare(text, str(uuid7())))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -797,7 +818,13 @@ class VoiceSession:
 
     async def _prepare(self, text: str, request_id: str) -> Prepared:
         request = self._request(text)
-        return await in_thread(lambda: prepare(request, self.principal, request_id=request_id))()
+
+        def search() -> Prepared:
+            # Counted on the thread: it goes on when nobody waits for it any more.
+            with _searches:
+                return prepare(request, self.principal, request_id=request_id)
+
+        return await in_thread(search)()
 
     async def _begin_turn(self, text: str, *, is_typed: bool) -> None:
         now_ms = self.now_ms()
