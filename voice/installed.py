@@ -241,7 +241,16 @@ def _started(live: LiveModel) -> Engine:
     loader = EngineLoader()
     if not loader.is_loaded(live):
         loader.load(live)
+        _let_go_of_spare(live)
     return _engine(live)
+
+
+def _let_go_of_spare(live: LiveModel) -> None:
+    """What took the place of a version that is loaded now ends with those who still speak with it."""
+    spare = _spare(live.slot, live)
+    needed = {model.version_id for model in view.all() if isinstance(model, LiveModel)}
+    if spare is not None and spare.version_id in _engines and spare.version_id not in needed:
+        EngineLoader().unload(spare)
 
 
 def _made(live: LiveModel) -> Engine:

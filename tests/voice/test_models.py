@@ -212,8 +212,10 @@ def test_a_model_that_is_whole_again_is_used_again(
         assert "tiny@1 can't be used" in installed.speech_to_text().label
     assert "tiny@1 can't be used" in installed.speech_to_text().label, "it is left alone for a while"
     monkeypatch.setattr(installed, "RETRY_AFTER_S", 0.0)
-    installed._engines.clear()
+    installed._engines.pop(versions.find_version("tiny").pk)
+    assert versions.find_version("pocketsphinx").pk in installed._engines
     assert installed.speech_to_text().label == "tiny@1"
+    assert versions.find_version("pocketsphinx").pk not in installed._engines, "what took its place ends"
 
 
 # --- started on demand ----
