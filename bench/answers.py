@@ -5,19 +5,32 @@ that is judged relevant (grade above 0); an answer that cites fewer is measured 
 precision of the first k results of the same query. Questions without a judged document are left out; abstention is off,
 as each question is one that its collection was judged to answer. Then: at which confidence to abstain.
 
+``--shares`` measures instead which shares of a sentence's relevance cite best (`rag.answers.selection.Shares`): chosen
+on every other question, shown on the rest.
+
 Takes the public collections from ``ZENGLOW_COLLECTIONS_DIR``, else the sample that ships with the project.
 """
 
 from __future__ import annotations
 
+import argparse
 import random
-import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
 
 from bench.public import folders
 from bench.setup import prepare
+
+if TYPE_CHECKING:
+    from rag.answers.evidence import Evidence
+    from rag.answers.selection import Shares
+    from rag.pipeline.embed import Embedder
 
 QUERIES = 100
 """Of each collection, at most."""
@@ -45,20 +58,114 @@ def main(most: int) -> None:
         )
 
 
+def shares(most: int) -> None:
+    """Precision of what is cited, by the shares."""
+    prepare()
+    from django.conf import settings
+
+    from rag.answers.calibration import threshold_of
+    from rag.answers.selection import SHARES, Shares
+
+    settings.RAG_QUERY_LOG = "off"
+    slugs = [_ensure(folder) for folder in folders()]
+    asked = [one for slug in slugs for one in _gathered(slug, slugs[(slugs.index(slug) + 1) % len(slugs)], most)]
+    steps = (0.0, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
+    tried = {Shares(*(part / sum(parts) for part in parts)) for parts in product(steps, steps, steps) if sum(parts)}
+    chosen_on, shown_on = asked[::2], asked[1::2]
+
+    def measured(which: Shares, questions: list[Gathered]) -> tuple[float, float, float]:
+        found = [one.cited(which) for one in questions]
+        at_1, at_3 = (
+            sum(precision(ids, one.relevant, k) for ids, one in zip(found, questions, strict=True)) for k in (1, 3)
+        )
+        inside, outside = (np.array([one.confidence(which, where) for one in questions]) for where in (0, 1))
+        return at_1 / len(questions), at_3 / len(questions), threshold_of(inside, outside).auc
+
+    ranked = sorted(tried, key=lambda one: -sum(measured(one, chosen_on)))
+    print(
+        f"{'meaning':>8}{'words':>8}{'rank':>8}{'cited@1':>10}{'cited@3':>10}{'AUC':>8}   of {len(shown_on)} questions"
+    )
+    for which in [*ranked[:8], SHARES]:
+        at_1, at_3, auc = measured(which, shown_on)
+        print(f"{which.meaning:>8.2f}{which.words:>8.2f}{which.rank:>8.2f}{at_1:>10.3f}{at_3:>10.3f}{auc:>8.3f}")
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """A question with what was found for it in its own collection, and in another."""
+
+    relevant: set[str]
+    evidence: tuple[Evidence, Evidence]
+
+    def cited(self, which: Shares) -> list[str]:
+        from rag.answers.backends.extractive import in_order
+        from rag.answers.selection import select
+
+        quoted = in_order(select(self.evidence[0], shares=which).sentences)
+        return list(dict.fromkeys(sentence.passage.document_id for sentence in quoted))
+
+    def confidence(self, which: Shares, where: int) -> float:
+        from rag.answers.selection import select
+
+        return select(self.evidence[where], shares=which).confidence
+
+
+class Remembering:
+    """An embedder that embeds the same once."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+        self._known: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        work = getattr(self._embedder, name)
+
+        def once(texts: Sequence[str]) -> Any:
+            key = "\x00".join((name, *texts))
+            if key not in self._known:
+                self._known[key] = work(texts)
+            return self._known[key]
+
+        return once
+
+
+def _gathered(slug: str, other: str, most: int) -> list[Gathered]:
+    from ops.contracts.principal import SYSTEM
+    from rag.answers import service
+    from rag.answers.contracts import EXTRACTIVE, AnswerRequest
+
+    found = []
+    for query, relevant in _judged(slug, most):
+        evidence = []
+        for place in (slug, other):
+            asks = AnswerRequest(query=query, collection=place, agent=EXTRACTIVE)
+            one = service.prepare(asks, SYSTEM, request_id=str(uuid.uuid4())).evidence
+            assert one.embedder is not None
+            evidence.append(replace(one, embedder=cast("Embedder", Remembering(one.embedder))))
+        found.append(Gathered(relevant, (evidence[0], evidence[1])))
+    return found
+
+
+def _judged(slug: str, most: int) -> Iterator[tuple[str, set[str]]]:
+    """Questions of a collection with the documents that were judged relevant: the same ones each time."""
+    from rag.models import JudgedQuery
+
+    judged = JudgedQuery.objects.filter(collection__slug=slug, judgements__grade__gt=0).distinct().order_by("pk")
+    for query in random.Random(1).sample(list(judged), min(most, judged.count())):
+        yield query.text, set(query.judgements.filter(grade__gt=0).values_list("document_id", flat=True))
+
+
 def _measure(slug: str, most: int) -> None:
     from ops.contracts.principal import SYSTEM
     from rag.answers import service
     from rag.answers.contracts import EXTRACTIVE, AnswerRequest
-    from rag.models import JudgedQuery
 
-    judged = JudgedQuery.objects.filter(collection__slug=slug, judgements__grade__gt=0).distinct().order_by("pk")
-    sample = random.Random(1).sample(list(judged), min(most, judged.count()))
+    sample = list(_judged(slug, most))
     figures: list[tuple[float, ...]] = []
     cited_counts: list[int] = []
     started = time.perf_counter()
-    for query in sample:
-        relevant = set(query.judgements.filter(grade__gt=0).values_list("document_id", flat=True))
-        request = AnswerRequest(query=query.text, collection=slug, agent=EXTRACTIVE)
+    for query, relevant in sample:
+        request = AnswerRequest(query=query, collection=slug, agent=EXTRACTIVE)
         answer = service.answer(request, SYSTEM, request_id=str(uuid.uuid4()))
         cited = list(dict.fromkeys(citation.document_id for citation in answer.citations))
         top = list(dict.fromkeys(passage.document_id for passage in answer.passages))
@@ -100,4 +207,8 @@ def _ensure(folder: object) -> str:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else QUERIES)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("queries", type=int, nargs="?", default=QUERIES, help="of each collection, at most")
+    parser.add_argument("--shares", action="store_true", help="measure the shares of a sentence's relevance")
+    given = parser.parse_args()
+    (shares if given.shares else main)(given.queries)
