@@ -358,7 +358,7 @@ declare(
         Kind.FLOAT,
         "Confidence in [0, 1] below which an answer is that the passages don't say; `manage.py answers calibrate` "
         "measures it.",
-        default=0.3,
+        default=0.39,
         minimum=0,
         maximum=1,
     ),
