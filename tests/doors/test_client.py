@@ -361,7 +361,8 @@ def test_a_source_is_synced_and_says_what_came_of_it(
 ) -> None:
     assert "no source" in asked("sources", "list").stderr
     site = saying((200, {"Content-Type": "text/plain"}, b"Bees make honey."))
-    address = f"http://127.0.0.1:{site.server_port}/bees.txt"
+    # Another address of this machine than the one that is opened for the tests' model server.
+    address = f"http://127.0.0.2:{site.server_port}/bees.txt"
     body = {"name": "bees", "collection": "papers", "kind": "web", "location": address, "interval_minutes": 0}
     added = product.zenglow.call("/rag/sources", body, Authorization=f"Bearer {product.keys['admin']}")
     assert added.status == 201, added

@@ -94,7 +94,7 @@ async def test_it_searches_reads_rates_and_adds(connect: Connect, request: pytes
         assert (read["text"], read["next_start"]) == (TEA[:9], 9)
         (resource,) = (await client.read_resource(passage["uri"])).contents
         assert resource.text == TEA  # type: ignore[union-attr]
-        assert passage["uri"] in {one.uri for one in (await client.list_resources()).resources}
+        assert passage["uri"] in await every_resource(client)
 
         listed = await call(client, "list_collections")
         papers = next(one for one in listed["collections"] if one["slug"] == "papers")
@@ -103,6 +103,16 @@ async def test_it_searches_reads_rates_and_adds(connect: Connect, request: pytes
         added = await call(client, "add_document", document_id=f"note/{transport}", text="Coffee wants 93 degrees.")
         assert (added["collection"], added["document_id"]) == ("papers", f"note/{transport}")
         assert "replace" in await refused(client, "add_document", document_id="tea", text="Tea is bad.")
+
+
+async def every_resource(client: Client) -> set[str]:
+    """The addresses on all pages of the list."""
+    page = await client.list_resources()
+    found = {str(one.uri) for one in page.resources}
+    while page.next_cursor:
+        page = await client.list_resources(cursor=page.next_cursor)
+        found |= {str(one.uri) for one in page.resources}
+    return found
 
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
