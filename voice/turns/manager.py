@@ -170,7 +170,9 @@ class Times:
     final_transcript_ms: float = 3_000
     """For more of the transcript once the silence was long enough; then what was heard so far counts."""
     first_words_ms: float = 30_000
-    """The same while nothing was heard at all: the ears have a patience of their own, and tell when they give up."""
+    """The same while nothing was heard at all, or once the person said that it is all: the ears have a patience of
+    their own, and tell when they give up.
+    """
     floor_ms: float = 700
     """Speech over the agent's voice that goes on for so long wants the floor, whatever it is."""
     verdict_ms: float = 8_000
@@ -380,7 +382,9 @@ class TurnManager:
             return now, []
         due_ms = at if now.deadline_ms is None else now.deadline_ms
         overdue_ms = at - max(due_ms, now.heard_at_ms)
-        patience_ms = self.times.final_transcript_ms if now.text.strip() else self.times.first_words_ms
+        # Who lets go of a button has said all of it: half of a question is no better the sooner it is asked.
+        is_enough = bool(now.text.strip()) and not now.is_committed
+        patience_ms = self.times.final_transcript_ms if is_enough else self.times.first_words_ms
         if not now.is_final and overdue_ms < patience_ms:
             return now, []
         return self._end_of_turn(now, at)
