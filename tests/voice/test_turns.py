@@ -158,6 +158,14 @@ class TestATurn:
         assert script.do(Committed(), 500) == []
         assert script.do(Heard("what is the limit", is_final=True)) == [BeginTurn("what is the limit")]
 
+    def test_whoever_let_go_is_heard_to_the_end_however_slowly(self) -> None:
+        script = Script(hands_free=False)
+        script.do(SpeechStarted())
+        script.do(Heard("what is"))
+        assert script.do(Committed()) == []
+        assert script.do(Tick(), 10_000) == []
+        assert script.do(Heard("what is the limit", is_final=True)) == [BeginTurn("what is the limit")]
+
     def test_a_typed_question_comes_first(self) -> None:
         for prepare in (lambda s: None, lambda s: s.say("what is it now"), lambda s: s.ask_and_hear()):
             script = Script()
