@@ -53,7 +53,12 @@ def begin(
     It is called once, before anything else is asked of the connection, or not at all.
     """
     _begin_transaction(connection)
-    return _awaited(connection, _send(connection, statement, parameters))
+    connection.lock.acquire()  # as `fetch`, until it is answered
+    try:
+        return _awaited(connection, _send(connection, statement, parameters))
+    except BaseException:
+        connection.lock.release()
+        raise
 
 
 @contextmanager
@@ -63,14 +68,17 @@ def _awaited(connection: psycopg.Connection[Any], transformer: Transformer) -> I
     def rows() -> list[Row]:
         nonlocal received
         received = True
-        return _receive(connection, transformer)
+        try:
+            return _receive(connection, transformer)
+        finally:
+            connection.lock.release()
 
     try:
         yield rows
     finally:
         if not received:
             with suppress(psycopg.Error):  # nobody wants it any more
-                _receive(connection, transformer)
+                rows()
 
 
 def _begin_transaction(connection: psycopg.Connection[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -110,6 +111,22 @@ class TestBegin:
             raise KeyError
         with transaction.atomic(), statements.begin(raw(), "SELECT 3", {}) as rows:
             assert rows() == [(3,)]
+
+    def test_another_thread_of_the_connection_waits_until_it_is_answered(self) -> None:
+        shared = raw()
+        with ThreadPoolExecutor(1) as threads:
+            with statements.begin(shared, "SELECT 1 FROM pg_sleep(0.1)", {}) as rows:
+                other = threads.submit(statements.fetch, shared, "SELECT 2", {})
+                assert rows() == [(1,)]
+                assert other.result() == [(2,)]
+            with pytest.raises(KeyError), statements.begin(shared, "SELECT 3 FROM pg_sleep(0.1)", {}):
+                other = threads.submit(statements.fetch, shared, "SELECT 4", {})
+                raise KeyError
+            assert other.result() == [(4,)]
+            # Nor is it locked by what could not be sent.
+            with pytest.raises(KeyError), statements.begin(shared, "SELECT %(missing)s", {}):
+                pass
+            assert threads.submit(statements.fetch, shared, "SELECT 5", {}).result() == [(5,)]
 
     def test_an_error_comes_when_the_rows_are_asked_for(self) -> None:
         with (

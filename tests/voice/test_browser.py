@@ -39,7 +39,7 @@ def microphone(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def zenglow(make_zenglow: Callable[..., Zenglow]) -> Zenglow:
-    zenglow = make_zenglow(VOICE_STT_PROCESSES="1", VOICE_VOCABULARY="false")
+    zenglow = make_zenglow(VOICE_STT_PROCESSES="1")
     zenglow.start()
     zenglow.finished(zenglow.index({"runbook": RUNBOOK}))
     return zenglow
