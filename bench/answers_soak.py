@@ -1,14 +1,16 @@
 """Two hundred people at once who ask, most of them patient: answers, memory, descriptors and connections stay flat.
 
-python -m bench.answers_soak MINUTES        (5 by default)
+python -m bench.answers_soak [MINUTES] [--people 200] [--think SECONDS]
 
-Each asks the extractive answerer over server-sent events, again and again. Of five, two hear the answer to its end,
-one leaves in the middle, one's connection breaks and is resumed with exactly the rest, and one says stop. A web server
-of its own, on the benchmarks' data.
+Each asks the extractive answerer over server-sent events, again and again: all of them together at first, then each
+when the answer before has ended, or, with ``--think``, after reading it for up to twice so many seconds. Of five
+questions two are heard to their end, one is left in the middle, one's connection breaks and is resumed with exactly
+the rest, and one is stopped. A web server of its own, on the benchmarks' data.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
@@ -18,17 +20,18 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import psutil
 
-from bench.serving import web_server
+from bench.serving import percentile, web_server
 from bench.setup import SMALL, ensure_small
 
-AT_ONCE = 200
 SAMPLES = 12
+FIRST_WORD = 2
+"""The number of its event: what was found comes before."""
 HEARD_BEFORE_LEAVING = 3
 PATIENCE_S = 120.0
 SETTLED_S = 15.0
@@ -47,22 +50,45 @@ Event = tuple[int, str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the server holds. ``writing``: answers; ``postgres`` and ``redis``: connections of all clients."""
+    """What the server holds. ``writing``: answers; ``tasks``: of its event loop; ``postgres``, ``redis``: connections
+    of all clients.
+    """
 
+    minute: float
     answers: int
     megabytes: float
     descriptors: int
     threads: int
     postgres: int
     redis: int
+    tasks: int
     writing: int
 
     def __str__(self) -> str:
         return (
-            f"{self.answers:>7} answers: {self.megabytes:>7.1f} MB, {self.descriptors:>4} descriptors, "
-            f"{self.threads:>3} threads, {self.postgres:>3} PostgreSQL, {self.redis:>4} Redis connections, "
-            f"{self.writing:>3} being written"
+            f"{self.minute:>5.1f} min, {self.answers:>6} answers: {self.megabytes:>6.1f} MB, {self.descriptors:>4} "
+            f"descriptors, {self.threads:>3} threads, {self.tasks:>4} tasks, {self.postgres:>3} PostgreSQL, "
+            f"{self.redis:>3} Redis connections, {self.writing:>3} being written"
         )
+
+
+@dataclass(slots=True)
+class Tally:
+    """How questions went, and the seconds until the first event and until the last."""
+
+    ways: Counter[str] = field(default_factory=Counter)
+    first_s: list[float] = field(default_factory=list)
+    whole_s: list[float] = field(default_factory=list)
+
+    def waits(self) -> str:
+        """Of the questions since the last time; forgets them."""
+        said = [
+            f"{name} {percentile(values, 0.5):.1f} s (p95 {percentile(values, 0.95):.1f})"
+            for name, values in (("first word", self.first_s), ("whole answer", self.whole_s))
+            if values
+        ]
+        self.first_s, self.whole_s = [], []
+        return ", ".join(said)
 
 
 async def events(response: httpx.Response) -> AsyncGenerator[Event, None]:
@@ -76,16 +102,19 @@ async def events(response: httpx.Response) -> AsyncGenerator[Event, None]:
             fields = {}
 
 
-async def ask(http: httpx.AsyncClient, way: int) -> str:
+async def ask(http: httpx.AsyncClient, way: int, tally: Tally) -> str:
     """One question; how it went."""
     body = {"query": random.choice(QUESTIONS), "collection": SMALL, "agent": "extractive", "stream": True}
     heard: list[Event] = []
+    asked_at = time.monotonic()
     async with http.stream("POST", "/rag/query", json=body) as response:
         if response.status_code != httpx.codes.OK:
             return f"refused ({response.status_code})"
         async with aclosing(events(response)) as told:
             async for event in told:
                 heard.append(event)
+                if len(heard) == FIRST_WORD:
+                    tally.first_s.append(time.monotonic() - asked_at)
                 if len(heard) < HEARD_BEFORE_LEAVING:
                     continue
                 if way == 4 and len(heard) == HEARD_BEFORE_LEAVING:
@@ -105,79 +134,97 @@ async def ask(http: httpx.AsyncClient, way: int) -> str:
         return "EVENTS LOST"
     if heard[-1][1] != "done":
         return f"ended with {heard[-1][1]}"
+    tally.whole_s.append(time.monotonic() - asked_at)
     text = "".join(data["text"] for _, name, data in heard if name == "token")
     if text != heard[-1][2]["text"]:
         return "WORDS LOST"
     return {3: "resumed", 4: "stopped"}.get(way, "answered")
 
 
-async def person(http: httpx.AsyncClient, number: int, until: float, tally: Counter[str]) -> None:
+async def person(http: httpx.AsyncClient, number: int, until: float, think_s: float, tally: Tally) -> None:
     """Asks until the time is over."""
     asked = number
     while time.monotonic() < until:
         try:
-            tally[await ask(http, asked % 5)] += 1
+            tally.ways[await ask(http, asked % 5, tally)] += 1
         except (httpx.HTTPError, OSError) as error:
-            tally[f"failed ({type(error).__name__})"] += 1
+            tally.ways[f"failed ({type(error).__name__})"] += 1
         asked += 1
+        await asyncio.sleep(min(random.uniform(0, 2 * think_s), max(until - time.monotonic(), 0)))
 
 
-def read(process: psutil.Process, port: int, answers: int) -> Reading:
+def read(process: psutil.Process, port: int, minute: float, answers: int) -> Reading:
     from django.db import connection
     from django_redis import get_redis_connection
 
-    metrics = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_S).text
-    writing = [line for line in metrics.splitlines() if line.startswith("zenglow_answers_writing")]
+    at = f"http://127.0.0.1:{port}"
+    metrics = httpx.get(f"{at}/metrics", timeout=PATIENCE_S).text
+    tasks = int(httpx.get(f"{at}/bench/tasks", timeout=PATIENCE_S).text)
+    lines = [line for line in metrics.splitlines() if line.startswith("zenglow_answers_writing")]
+    writing = int(sum(float(line.split()[-1]) for line in lines))
     with connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'")
         (postgres,) = cursor.fetchone()
     redis = get_redis_connection("default").info("clients")["connected_clients"]
     with process.oneshot():
         held = (process.memory_info().rss / 1e6, process.num_fds(), process.num_threads())
-    return Reading(answers, *held, postgres, redis, int(sum(float(line.split()[-1]) for line in writing)))
+    return Reading(minute, answers, *held, postgres, redis, tasks, writing)
 
 
-async def soak(process: psutil.Process, port: int, minutes: float) -> tuple[list[Reading], Counter[str]]:
-    tally: Counter[str] = Counter()
-    readings = [await asyncio.to_thread(read, process, port, 0)]
+async def soak(
+    process: psutil.Process, port: int, minutes: float, people: int, think_s: float
+) -> tuple[list[Reading], Tally]:
+    tally = Tally()
+    started = time.monotonic()
+
+    async def reading() -> Reading:
+        minute = (time.monotonic() - started) / 60
+        return await asyncio.to_thread(read, process, port, minute, tally.ways.total())
+
+    readings = [await reading()]
     print(f"before: {readings[0]}", flush=True)
-    until = time.monotonic() + minutes * 60
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=AT_ONCE)
+    until = started + minutes * 60
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=people)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S, limits=limits) as http:
-        people = [asyncio.create_task(person(http, number, until, tally)) for number in range(AT_ONCE)]
-        for _ in range(SAMPLES):
-            await asyncio.sleep(minutes * 60 / SAMPLES)
-            readings.append(await asyncio.to_thread(read, process, port, tally.total()))
-            print(readings[-1], flush=True)
-        await asyncio.gather(*people)
+        crowd = [asyncio.create_task(person(http, number, until, think_s, tally)) for number in range(people)]
+        for sample in range(1, SAMPLES + 1):
+            await asyncio.sleep(max(started + minutes * 60 * sample / SAMPLES - time.monotonic(), 0))
+            readings.append(await reading())
+            print(f"{readings[-1]}; {tally.waits()}", flush=True)
+        await asyncio.gather(*crowd)
     await asyncio.sleep(SETTLED_S)
-    readings.append(await asyncio.to_thread(read, process, port, tally.total()))
+    readings.append(await reading())
     print(f"after: {readings[-1]}", flush=True)
     return readings, tally
 
 
-def main(minutes: float) -> int:
+def main(minutes: float, people: int, think_s: float) -> int:
     os.environ["OPS_RATE_LIMITS"] = "false"
     ensure_small()
-    started = time.monotonic()
     with web_server() as (server, port):
-        readings, tally = asyncio.run(soak(psutil.Process(server.pid), port, minutes))
-    seconds = time.monotonic() - started
-    print(", ".join(f"{count} {how}" for how, count in tally.most_common()))
+        readings, tally = asyncio.run(soak(psutil.Process(server.pid), port, minutes, people, think_s))
+    print(", ".join(f"{count} {how}" for how, count in tally.ways.most_common()))
     before, *during, after = readings
     # The first third is warm-up: caches fill, threads start.
     early, late = during[len(during) // 3], during[-1]
     growth_mb = late.megabytes - early.megabytes
-    left = (after.writing, after.descriptors - before.descriptors, after.redis - before.redis)
-    lost = sum(count for how, count in tally.items() if "LOST" in how)
-    is_flat = growth_mb < ALLOWED_GROWTH_MB and after.writing == 0 and not lost
+    lost = sum(count for how, count in tally.ways.items() if "LOST" in how)
+    failed = sum(count for how, count in tally.ways.items() if how.startswith(("failed", "refused", "not ", "ended")))
+    is_flat = growth_mb < ALLOWED_GROWTH_MB and after.writing == 0 and not lost and not failed
     print(
-        f"{tally.total() / seconds:.1f} answers a second; since a third of the time {growth_mb:+.1f} MB, "
-        f"{late.threads - early.threads:+d} threads; afterwards {left[0]} answers being written, {left[1]:+d} "
-        f"descriptors, {left[2]:+d} Redis connections, {lost} with words lost: {'flat' if is_flat else 'NOT flat'}"
+        f"{late.answers / late.minute / 60:.1f} answers a second; since a third of the time {growth_mb:+.1f} MB, "
+        f"{late.threads - early.threads:+d} threads; afterwards {after.writing} answers being written, "
+        f"{after.tasks - before.tasks:+d} tasks, {after.descriptors - before.descriptors:+d} descriptors, "
+        f"{after.redis - before.redis:+d} Redis connections; {failed} failed, {lost} with words lost: "
+        f"{'flat' if is_flat else 'NOT flat'}"
     )
     return 0 if is_flat else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(float(sys.argv[1]) if sys.argv[1:] else 5))
+    parser = argparse.ArgumentParser(prog="python -m bench.answers_soak")
+    parser.add_argument("minutes", type=float, nargs="?", default=5.0)
+    parser.add_argument("--people", type=int, default=200)
+    parser.add_argument("--think", type=float, default=0.0, metavar="SECONDS", help="Between an answer and a question.")
+    given = parser.parse_args()
+    sys.exit(main(given.minutes, given.people, given.think))

@@ -1,6 +1,10 @@
-"""The product's addresses, and one whose view only returns bytes: what a full cache hit is compared with."""
+"""The product's addresses, one whose view only returns bytes (what a full cache hit is compared with), and one that
+says how many tasks the event loop has.
+"""
 
 from __future__ import annotations
+
+import asyncio
 
 from django.http import HttpRequest, HttpResponse
 from django.urls import include, path
@@ -22,4 +26,10 @@ def same_bytes(request: HttpRequest) -> HttpResponse:
     return HttpResponse(_kept, content_type="application/json")
 
 
-urlpatterns = [path("bench/same-bytes", same_bytes), path("", include("zenglow_site.urls"))]
+@requires(GET=Scope.OPS_READ)
+async def tasks(request: HttpRequest) -> HttpResponse:
+    """How many the server's event loop has."""
+    return HttpResponse(str(len(asyncio.all_tasks())), content_type="text/plain")
+
+
+urlpatterns = [path("bench/same-bytes", same_bytes), path("bench/tasks", tasks), path("", include("zenglow_site.urls"))]

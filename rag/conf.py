@@ -411,6 +411,14 @@ declare(
         maximum=3600,
     ),
     Variable(
+        "RAG_ANSWERS_AT_ONCE",
+        Kind.INTEGER,
+        "Answers that one web server process writes at once; whoever asks for one more is told to try again soon.",
+        default=400,
+        minimum=1,
+        maximum=100_000,
+    ),
+    Variable(
         "RAG_CONVERSATION_RETENTION_DAYS",
         Kind.INTEGER,
         "Days after which a conversation that nobody added to is deleted.",

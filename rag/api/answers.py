@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any, cast
 from uuid import UUID
@@ -35,6 +36,11 @@ EVENT_STREAM = "text/event-stream"
 
 ANSWER_COST = 5.0
 """Tokens of the rate limit that an answer costs: it takes about as long as so many searches."""
+
+
+_turns = threading.BoundedSemaphore(6)
+"""Questions whose passages are looked for at once. Those of more threads would only keep each other, and the answers
+that are being written, from the interpreter: `bench.answers_soak` shows it."""
 
 
 class EventStreamRenderer(BaseRenderer):
@@ -169,11 +175,13 @@ class QueryView(APIView):
         given["history"] = tuple(Turn(**turn) for turn in given.get("history", ()))
         given["stop"] = tuple(given.get("stop", ()))
         question = AnswerRequest(**given)
+        relay.ensure_room()
         facts = {"request_id": asked.request_id, "headers": asked.headers, "cookies": asked.COOKIES}
         if not streams:
             found = service.answer(question, asked.principal, **facts)  # type: ignore[arg-type]
             return Response(wire.answer_json(found))
-        prepared = service.prepare(question, asked.principal, **facts)  # type: ignore[arg-type]
+        with _turns:
+            prepared = service.prepare(question, asked.principal, **facts)  # type: ignore[arg-type]
         return event_stream(_begun(question, asked.principal, prepared))
 
 
@@ -201,7 +209,7 @@ class AnswerEventsView(APIView):
             fault = "The number of the last event that arrived."
             raise InvalidRequest(f"Last-Event-ID: {fault}", errors={"Last-Event-ID": fault})
         relay.ensure_kept(str(request_id), principal)
-        return event_stream(relay.follow(str(request_id), principal, int(last)))
+        return event_stream(relay.follow_together(str(request_id), principal, int(last)))
 
 
 class AnswerView(APIView):
@@ -216,14 +224,14 @@ class AnswerView(APIView):
 
 async def _begun(
     question: AnswerRequest, principal: Principal, prepared: service.Prepared
-) -> AsyncGenerator[relay.Event, None]:
+) -> AsyncGenerator[Sequence[relay.Event], None]:
     relay.start(question, principal, request_id=prepared.request_id, prepared=prepared)
-    async with aclosing(relay.follow(prepared.request_id, principal)) as events:
-        async for event in events:
-            yield event
+    async with aclosing(relay.follow_together(prepared.request_id, principal)) as found:
+        async for events in found:
+            yield events
 
 
-def event_stream(events: AsyncGenerator[relay.Event, None]) -> StreamingHttpResponse:
+def event_stream(events: AsyncGenerator[Sequence[relay.Event], None]) -> StreamingHttpResponse:
     """Events as server-sent events, each sent as soon as it is there."""
     response = StreamingHttpResponse(_encoded(events), content_type=f"{EVENT_STREAM}; charset=utf-8")
     response["Cache-Control"] = "no-store"
@@ -231,10 +239,10 @@ def event_stream(events: AsyncGenerator[relay.Event, None]) -> StreamingHttpResp
     return response
 
 
-async def _encoded(events: AsyncGenerator[relay.Event, None]) -> AsyncIterator[bytes]:
-    async with aclosing(events) as open_:
-        async for number, name, data in open_:
-            yield encode_event(str(number), name, data)
+async def _encoded(found: AsyncGenerator[Sequence[relay.Event], None]) -> AsyncIterator[bytes]:
+    async with aclosing(found) as open_:
+        async for events in open_:
+            yield b"".join(encode_event(str(number), name, data) for number, name, data in events)
 
 
 def encode_event(identifier: str, name: str, data: Any) -> bytes:

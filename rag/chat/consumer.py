@@ -57,6 +57,7 @@ class ChatConsumer(SocketConsumer):
             await in_thread(charge_socket)(self.principal, self._facts, ASK_COST * max(len(panes), 1) - 1)
         if len(self._followed) + len(panes) > MOST_FOLLOWED:
             raise TooManyRequests("Wait for the answers that are being written.", retry_after_s=5)
+        relay.ensure_room()
         collection = _text(content, "collection") or settings.RAG_DEFAULT_COLLECTION
         question = _text(content, "question")
         turn = content.get("turn")

@@ -11,7 +11,7 @@ import pytest
 from django.db import connection
 
 from ops.contracts.principal import Principal
-from ops.contracts.problems import NotFound
+from ops.contracts.problems import NotFound, Unavailable
 from rag.answers import relay, service
 from rag.answers.contracts import Answer, AnswerRequest
 from tests.patience import PATIENCE_S
@@ -125,6 +125,43 @@ async def test_stopping_keeps_what_there_is_and_stops_the_server(
     assert await asyncio.to_thread(server.was_left.wait, PATIENCE_S)
 
 
+async def test_stopping_loses_no_word_that_the_answer_has(prepared: service.Prepared, settings: Any) -> None:
+    """Whoever shows the words as they come has the same in the end as whoever reads the whole."""
+    settings.REGISTRY_OLLAMA_URLS = ()
+    ends = set()
+    for after in range(1, 12):
+        request_id = str(uuid.uuid4())
+        relay.start(QUESTION, ASKER, request_id=request_id, prepared=prepared)
+        events = []
+        async with asyncio.timeout(PATIENCE_S):
+            async for event in relay.follow(request_id, ASKER):
+                events.append(event)
+                if len(events) == after:
+                    await relay.stop(request_id, ASKER)
+        whole = events[-1][2]
+        assert "".join(data["text"] for _, name, data in events if name == "token") == whole["text"]
+        assert [data["citation"] for _, name, data in events if name == "citation"] == [*whole["citations"]]
+        ends.add(whole["finish_reason"])
+    assert "stopped" in ends
+
+
+async def test_one_answer_too_many_is_refused_until_there_is_room(
+    prepared: service.Prepared, settings: Any, server: ModelServer
+) -> None:
+    server.fault = "endless"
+    settings.RAG_ANSWERS_AT_ONCE = 1
+    relay.ensure_room()
+    request_id, running = begin(prepared)
+    assert await asyncio.to_thread(server.has_begun.wait, PATIENCE_S)
+    with pytest.raises(Unavailable, match="Try again") as refused:
+        relay.ensure_room()
+    assert refused.value.retry_after_s
+    await relay.stop(request_id, ASKER)
+    assert running.task is not None
+    await running.task
+    relay.ensure_room()
+
+
 async def test_what_nobody_waits_for_is_stopped(
     prepared: service.Prepared, server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,12 +247,18 @@ async def test_without_redis_it_is_answered_all_the_same(
     assert (await read(again))[-1][1] == "done"
 
 
-async def test_two_hundred_at_once_all_end_and_nothing_is_left(prepared: service.Prepared, settings: Any) -> None:
+async def test_two_hundred_at_once_all_end_and_nothing_is_left(
+    prepared: service.Prepared, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings.REGISTRY_OLLAMA_URLS = ()  # the extractive answerer
+    clients: list[object] = []
+    connect = relay._client
+    monkeypatch.setattr(relay, "_client", lambda: clients.append(connect()) or clients[-1])
     _, first = begin(prepared)
     running = [relay.start(QUESTION, ASKER, request_id=str(uuid.uuid4()), prepared=prepared) for _ in range(200)]
     async with asyncio.timeout(10 * PATIENCE_S):
         await asyncio.gather(*(one.task for one in (first, *running) if one.task is not None))
-    assert all(one.events[-1][1] == "done" for one in running)
-    own = asyncio.current_task()
-    assert [task for task in asyncio.all_tasks() if task is not own] == []
+        assert all(one.events[-1][1] == "done" for one in running)
+        if left := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(left)
+    assert len(clients) == 1, "they share a connection to Redis"
