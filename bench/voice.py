@@ -2,8 +2,8 @@
 
 Recorded speech is replayed in real time, 32 ms at a time. The time is the client's own: from when the last frame with
 speech was sent until the first frame of the answer came. The server's split of it comes from its ``metrics`` message.
-Then one person speaks over the answer: how soon it is ducked, and how soon it stops, from when the first frame with
-speech was sent.
+Then one person speaks over the answer: how soon it is ducked from when the first frame with speech was sent, and how
+soon it stops from when the word that interrupts was said, as PocketSphinx aligns it. No judge can know before.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ DOCUMENTS = {
     "cache": "The cache of answers is kept for five minutes, and emptied when a document changes.",
 }
 LONG_ANSWER = "What does the runbook say about slow queries, and how do I restart the server?"
-OVER_IT = ("stop", "which-cache", "right", "yeah-okay")
-"""The first two are meant to stop it, the others are not."""
+OVER_IT = {"stop": "stop", "which-cache": "wait which cache", "right": "", "yeah-okay": ""}
+"""What is said over the answer: the first word of the text is what it is to be stopped by; without one it is not."""
 OVER_ROUNDS = 6
 PARTS = ("endpoint_ms", "transcript_ms", "retrieval_ms", "first_token_ms", "first_audio_ms")
 
@@ -167,6 +167,19 @@ def recording(name: str) -> tuple[bytes, int]:
     return lead + pcm + bytes(3 * 32_000), end
 
 
+def first_word_ends_ms(pcm: bytes, text: str) -> float:
+    """In the recording, by forced alignment."""
+    from pocketsphinx import Decoder
+
+    decoder = Decoder(lm=None, loglevel="FATAL")
+    decoder.set_align_text(text)
+    decoder.start_utt()
+    decoder.process_raw(pcm, full_utt=True)
+    decoder.end_utt()
+    first = next(one for one in decoder.seg() if not one.word.startswith(("<", "[", "(")))
+    return (first.end_frame + 1) * 10.0
+
+
 async def one_talker(port: int) -> tuple[Talker, str]:
     """Connected, with why it was refused, if it was."""
     factory = WebSocketClientFactory(f"ws://127.0.0.1:{port}/ws/voice")
@@ -177,17 +190,18 @@ async def one_talker(port: int) -> tuple[Talker, str]:
 
 async def interruptions(port: int) -> None:
     """Speak over the answer, and print how soon it is ducked and stopped."""
-    print("said over the answer   duck p50    p95    stop p50    p95   stopped")
-    for name in OVER_IT:
+    print("said over the answer   duck p50    p95    stop p50    p95   stopped   word said after")
+    for name, text in OVER_IT.items():
         pcm, end = recording(name)
         begin = int(np.nonzero(np.abs(np.frombuffer(pcm, "<i2").astype(np.int32)) > LOUD)[0][0]) * 2
+        word_ms = first_word_ends_ms(pcm, text) - begin / 32 if text else 0.0
         ducked: list[float] = []
         stopped: list[float] = []
         for _ in range(OVER_ROUNDS):
             talker, _ = await one_talker(port)
             duck, stop = await talker.speak_over(pcm[: end + 40 * FRAME_BYTES], begin)
             ducked += [duck] if duck is not None else []
-            stopped += [stop] if stop is not None else []
+            stopped += [stop - word_ms] if stop is not None else []
             talker.tell("session.end")
             await asyncio.wait_for(talker.gone, PATIENCE_S)
         figures = "  ".join(
@@ -195,7 +209,8 @@ async def interruptions(port: int) -> None:
             for times in (ducked, stopped)
         )
         spoken_ms = (end - begin) / 32
-        print(f"{name:<14} ({spoken_ms:>4.0f} ms) {figures}   {len(stopped)} of {OVER_ROUNDS}")
+        word = f"   {word_ms:>4.0f} ms" if text else ""
+        print(f"{name:<14} ({spoken_ms:>4.0f} ms) {figures}   {len(stopped)} of {OVER_ROUNDS} {word}")
 
 
 async def people(port: int, count: int) -> tuple[list[float], list[dict[str, Any]], int, list[str]]:

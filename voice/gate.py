@@ -1,13 +1,14 @@
 """Where speech begins and pauses in a stream of frames: all transitions in one place.
 
-             p ≥ 0.5, loud enough, in so many frames in a row
+             p ≥ 0.5, loud enough, in `START_FRAMES`
     SILENCE ─────────────────────────────────────────────────► SPEECH
             ◄─────────────────────────────────────────────────
-             p < 0.35 for `PAUSE_FRAMES`
+             p < 0.35 in `PAUSE_FRAMES`
 
-While the agent's voice is played, a frame has to be loud besides: at most ``echo_margin_db`` below what is played. The
-detector fires on the agent's own voice in the microphone down to 40 dB below it. One frame before speech counts as
-begun it is suspected, which is enough to play softly; it is dismissed when the next frame is none.
+Both count frames in a row, and differ while the agent's voice is played. Then a frame has to be loud besides: at most
+``echo_margin_db`` below what is played. The detector fires on the agent's own voice in the microphone down to 40 dB
+below it. One frame before speech counts as begun it is suspected, which is enough to play softly; it is dismissed when
+the next frame is none.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ START_FRAMES_OVER_VOICE = 3
 SUSPECT_FRAMES = 2
 PAUSE_FRAMES = 6
 """192 ms: of 100 sentences one was cut in two by so short a pause, and it is put together again."""
+PAUSE_FRAMES_OVER_VOICE = 4
+"""Fewer where the agent goes on speaking until it is known what was said."""
 PRE_ROLL_FRAMES = 12
 QUIETEST_DB = -60.0
 """Below that level nothing is speech, whatever the detector says."""
@@ -106,7 +109,7 @@ class SpeechGate:
         self._samples += len(frame) // 2
         self._clipped += clipped_in(frame)
         self._quiet = self._quiet + 1 if probability < SILENCE_BELOW else 0
-        if self._quiet >= PAUSE_FRAMES:
+        if self._quiet >= (PAUSE_FRAMES if playing_db is None else PAUSE_FRAMES_OVER_VOICE):
             silent_ms = self._quiet * FRAME_MS
             self.is_open, self._quiet = False, 0
             return Marked(

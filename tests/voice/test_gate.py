@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.voice.sounds import pcm_of, silence, tone
 from voice.engines.contracts import TextToSpeech
 from voice.engines.silero import SileroVad
-from voice.gate import PAUSE_FRAMES, PRE_ROLL_FRAMES, SpeechGate, Transition, level_of
+from voice.gate import PAUSE_FRAMES, PAUSE_FRAMES_OVER_VOICE, PRE_ROLL_FRAMES, SpeechGate, Transition, level_of
 from voice.playback import GRACE_MS, Playback
 from voice.sounds import decode, wav_of
 
@@ -61,6 +61,11 @@ def test_over_the_agents_voice_it_takes_three_frames_that_are_loud_enough() -> N
     assert transitions([0.9] * 3, LOUD, playing_db=-20) == [None, "suspected", "started"]
     assert transitions([0.9] * 10, SOFT, playing_db=-20) == [None] * 10
     assert transitions([0.9] * 2, SOFT) == [None, "started"]
+
+
+def test_over_the_agents_voice_fewer_silent_frames_are_a_pause() -> None:
+    seen = transitions([0.9, 0.9, 0.9, *([0.1] * PAUSE_FRAMES)], playing_db=-20)
+    assert seen.index("paused") == 2 + PAUSE_FRAMES_OVER_VOICE
 
 
 def test_over_the_agents_voice_two_frames_are_enough_to_suspect_and_one_to_dismiss() -> None:

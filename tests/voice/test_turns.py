@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from voice.recipes import SHIPPED_JUDGE
 from voice.turns.endpointing import Completeness, Waits, completeness
+from voice.turns.interruption_model import InterruptionModel
 from voice.turns.interruptions import Interruption, Moment, Rules, reply_to_offer
 from voice.turns.manager import (
     AnswerFailed,
@@ -204,7 +206,8 @@ class TestInterruptions:
         script = Script()
         script.ask_and_hear()
         script.do(SpeechStarted())
-        effects = script.do(Heard("wait which cache"), 300)
+        assert script.do(Heard("wait which cache"), 300) == []
+        effects = script.wait(100)
         assert effects == [StopSpeaking(hold=True, kind=Interruption.QUESTION), Unduck()]
         assert script.state is State.LISTENING
         script.do(SpeechEnded(script.now_ms), 100)
@@ -254,10 +257,32 @@ class TestInterruptions:
         script = Script()
         script.ask_and_hear()
         script.do(SpeechStarted())
-        assert script.wait(699) == []
+        assert script.wait(1299) == []
         effects = script.wait(1)
         assert effects[0] == StopSpeaking(hold=True, kind=Interruption.NOISE)
         assert script.state is State.LISTENING
+
+    def test_one_telling_word_takes_it_once_it_is_steady(self) -> None:
+        script = Script()
+        script.ask_and_hear()
+        script.do(SpeechStarted())
+        assert script.do(Heard("who"), 40) == []
+        assert script.do(Heard("for"), 40) == []
+        assert script.do(Heard("wait"), 70) == []
+        assert script.wait(99) == []
+        assert script.wait(1)[0] == StopSpeaking(hold=True, kind=Interruption.QUESTION)
+        assert script.state is State.LISTENING
+
+    def test_what_a_recogniser_makes_of_half_a_back_channel_does_not(self) -> None:
+        script = Script(judge=InterruptionModel.load(SHIPPED_JUDGE))
+        script.ask_and_hear()
+        script.do(SpeechStarted())
+        # Of a real "yeah, okay".
+        for text in ("he", "you", "yea", "you then", "you at the", "you at bill", "you at the look you", "yet okay"):
+            assert script.do(Heard(text), 130) == []
+        script.do(SpeechEnded(script.now_ms), 200)
+        assert script.do(Heard("yea okay", is_final=True)) == [Unduck(), ForgetSpeech("backchannel")]
+        assert script.state is State.SPEAKING
 
     def test_pressing_stop_works_in_every_state(self) -> None:
         for state in State:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from voice.turns.interruptions import BACKCHANNELS, WORD, Interruption, Moment, Rules
+from voice.turns.interruptions import BACKCHANNELS, TAKES_THE_FLOOR, WORD, Interruption, Moment, Rules
 
 FORMAT = 1
 
@@ -70,3 +70,9 @@ class InterruptionModel:
         if not moment.text.strip():
             return Interruption.NOISE
         return self.classes[int(np.argmax(self.probabilities(moment)))]
+
+    def floor_share(self, moment: Moment) -> float:
+        if not moment.text.strip():
+            return 0.0
+        shares = zip(self.classes, self.probabilities(moment), strict=True)
+        return sum(share for kind, share in shares if kind in TAKES_THE_FLOOR)

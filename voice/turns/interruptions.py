@@ -43,6 +43,10 @@ class Judge(Protocol):
 
     def judge(self, moment: Moment) -> Interruption: ...
 
+    def floor_share(self, moment: Moment) -> float:
+        """How sure it is, in [0, 1], that they mean to take the floor: that it is one of `TAKES_THE_FLOOR`."""
+        ...
+
 
 WORD = re.compile(r"[a-z']+")
 _BACKCHANNELS = """
@@ -90,6 +94,13 @@ class Rules:
         if ASKS.search(said) or len(words) >= 3:
             return Interruption.QUESTION
         return Interruption.NOISE
+
+    def floor_share(self, moment: Moment) -> float:
+        """A guess: patterns know no shares. Three words that match none of them are a toss-up."""
+        kind = self.judge(moment)
+        if kind is Interruption.QUESTION and not ASKS.search(" ".join(WORD.findall(moment.text.lower()))):
+            return 0.5
+        return {Interruption.STOP: 1.0, Interruption.QUESTION: 0.9, Interruption.CORRECTION: 0.9}.get(kind, 0.0)
 
 
 _HESITATION = r"^(?:(?:oh|um|uh|well|okay|ok)\s+)*"

@@ -173,8 +173,14 @@ class Times:
     """The same while nothing was heard at all, or once the person said that it is all: the ears have a patience of
     their own, and tell when they give up.
     """
-    floor_ms: float = 700
-    """Speech over the agent's voice that goes on for so long wants the floor, whatever it is."""
+    steady_ms: float = 100
+    """For how long half-heard words have to sound like an interruption: a recogniser's guess at the beginning of a
+    word changes three times in that.
+    """
+    floor_ms: float = 1_300
+    """Speech over the agent's voice that goes on for so long wants the floor, whatever it is. A drawn-out "yeah, okay"
+    takes 1.04 s, and its end is noticed 0.2 s later.
+    """
     verdict_ms: float = 8_000
     """For the transcript of what was said over the agent's voice; then it was noise."""
     thinking_ms: float = 60_000
@@ -198,6 +204,10 @@ class Situation:
     deadline_ms: float | None = None
     holds: bool = False
     """The rest of an interrupted answer."""
+    over_since_ms: float = 0.0
+    """When the speech over the agent's voice began."""
+    floor_since_ms: float | None = None
+    """Since when that sounds like an interruption."""
     was_interruption: Interruption | None = None
     """What the words being heard interrupted an answer as."""
     is_committed: bool = False
@@ -207,6 +217,9 @@ class Situation:
 
 
 Step = tuple[Situation, list[Effect]]
+
+SURE, CERTAIN = 0.7, 0.95
+"""From these shares on, half-heard words are taken for an interruption: once they are steady, and at once."""
 
 
 @dataclass(slots=True)
@@ -289,8 +302,7 @@ class TurnManager:
                     more = replace(more, is_final=False, deadline_ms=at + self.times.turn_ms)
                 return more, [CancelTurn()]
             case AnswerSounds() if now.is_speaking:
-                ducked = replace(now, state=State.INTERRUPTED, text="", is_final=False)
-                return replace(ducked, deadline_ms=at + self.times.floor_ms), [ForgetSpeech("answered"), Duck()]
+                return self._spoken_over(now, at), [ForgetSpeech("answered"), Duck()]
             case AnswerSounds():
                 spoken = Situation(State.SPEAKING, holds=now.holds, deadline_ms=at + self.times.speaking_ms)
                 return spoken, [ForgetSpeech("answered")]
@@ -308,8 +320,7 @@ class TurnManager:
     def _speaking(self, now: Situation, event: Event, at: float) -> Step:
         match event:
             case SpeechStarted():
-                ducked = replace(now, state=State.INTERRUPTED, is_speaking=True, text="", is_final=False)
-                return replace(ducked, deadline_ms=at + self.times.floor_ms), [Duck()]
+                return self._spoken_over(now, at), [Duck()]
             case PlaybackEnded():
                 return self._spoken(now, at)
             case AnswerFailed():
@@ -326,17 +337,21 @@ class TurnManager:
     def _interrupted(self, now: Situation, event: Event, at: float) -> Step:
         match event:
             case SpeechStarted():
-                return replace(now, is_speaking=True, deadline_ms=at + self.times.floor_ms), []
+                return self._floor_deadline(replace(now, is_speaking=True, over_since_ms=at)), []
             case SpeechEnded(silent_since):
                 ended = replace(now, is_speaking=False, silent_since_ms=silent_since)
                 return replace(ended, deadline_ms=at + self.times.verdict_ms), []
             case Heard(text, is_final):
-                return self._weigh(replace(now, text=text, is_final=is_final and not now.is_speaking), at)
+                goes_on = text.startswith(now.text) and now.text != ""
+                since_ms = now.floor_since_ms if goes_on else None
+                heard = replace(now, text=text, is_final=is_final and not now.is_speaking, floor_since_ms=since_ms)
+                return self._weigh(heard, at)
             case Tick() if _is_due(now, at):
-                # Still speaking: they want the floor. Silent, and no words came: it was noise.
-                return self._yield(now, self._kind(now, at), at) if now.is_speaking else self._go_on(now, at)
+                # They want the floor, by their words or as they still speak. Silent, and no words came: it was noise.
+                wants_floor = now.is_speaking or now.floor_since_ms is not None
+                return self._yield(now, self._kind(now), at) if wants_floor else self._go_on(now, at)
             case Committed():
-                return self._yield(now, self._kind(now, at), at)
+                return self._yield(now, self._kind(now), at)
             case PlaybackEnded():
                 if now.holds or now.is_speaking or now.text.strip():
                     # Nothing is left to interrupt; whatever they say is a turn.
@@ -402,7 +417,7 @@ class TurnManager:
         if now.offered:
             return self._reply(now, text, at)
         if now.was_interruption is not None:
-            match self._kind(now, at):
+            match self._kind(now):
                 case Interruption.STOP:
                     return Situation(), [DropHeld(), ForgetSpeech("stop")]
                 case Interruption.BACKCHANNEL | Interruption.NOISE if now.holds:
@@ -433,18 +448,36 @@ class TurnManager:
             return Situation(State.RESUMING, holds=True, deadline_ms=at + self.times.offer_ms), [OfferResume()]
         return Situation(), []
 
-    def _kind(self, now: Situation, at: float) -> Interruption:
-        moment = Moment(now.text, self.agent_was_saying, self.asked, "speaking")
-        return self.judge.judge(moment)
+    def _kind(self, now: Situation) -> Interruption:
+        return self.judge.judge(self._moment(now))
+
+    def _moment(self, now: Situation) -> Moment:
+        return Moment(now.text, self.agent_was_saying, self.asked, "speaking")
+
+    def _spoken_over(self, now: Situation, at: float) -> Situation:
+        over = replace(now, state=State.INTERRUPTED, is_speaking=True, text="", is_final=False)
+        return self._floor_deadline(replace(over, over_since_ms=at, floor_since_ms=None))
+
+    def _floor_deadline(self, now: Situation) -> Situation:
+        """With the deadline by which whoever speaks over the agent's voice has the floor."""
+        due_ms = now.over_since_ms + self.times.floor_ms
+        if now.floor_since_ms is not None:
+            due_ms = min(due_ms, now.floor_since_ms + self.times.steady_ms)
+        return replace(now, deadline_ms=due_ms)
 
     def _weigh(self, now: Situation, at: float) -> Step:
         """Something was said over the agent's voice: is it meant to stop it?"""
-        kind = self._kind(now, at)
-        if kind in TAKES_THE_FLOOR and (now.is_final or len(now.text.split()) > 1 or kind is Interruption.STOP):
+        kind = self._kind(now)
+        if now.is_final:
+            return self._yield(now, kind, at) if kind in TAKES_THE_FLOOR else self._go_on(now, at)
+        share = self.judge.floor_share(self._moment(now))
+        if share < SURE:
+            unsure = replace(now, floor_since_ms=None)
+            return (self._floor_deadline(unsure) if now.is_speaking else unsure), []
+        since_ms = at if now.floor_since_ms is None else now.floor_since_ms
+        if share >= CERTAIN or at - since_ms >= self.times.steady_ms:
             return self._yield(now, kind, at)
-        if now.is_final and not now.is_speaking:
-            return self._go_on(now, at)
-        return now, []
+        return self._floor_deadline(replace(now, floor_since_ms=since_ms)), []
 
     def _go_on(self, now: Situation, at: float) -> Step:
         """It was a back-channel, or nothing."""
@@ -458,7 +491,7 @@ class TurnManager:
             return Situation(), [*stop, *([DropHeld()] if now.holds else []), ForgetSpeech("stop")]
         effects: list[Effect] = [DropHeld()] if now.holds else []
         effects += [StopSpeaking(hold=True, kind=kind), Unduck()]
-        listening = replace(now, state=State.LISTENING, holds=True, was_interruption=kind)
+        listening = replace(now, state=State.LISTENING, holds=True, floor_since_ms=None, was_interruption=kind)
         if now.is_speaking:
             return replace(listening, is_final=False, deadline_ms=at + self.times.turn_ms), effects
         waiting = self._wait_for_more(listening)
