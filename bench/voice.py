@@ -14,6 +14,7 @@ import os
 import sys
 import time
 import wave
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ LONG_ANSWER = "What does the runbook say about slow queries, and how do I restar
 OVER_IT = {"stop": "stop", "which-cache": "wait which cache", "right": "", "yeah-okay": ""}
 """What is said over the answer: the first word of the text is what it is to be stopped by; without one it is not."""
 OVER_ROUNDS = 6
+STORY = 24
 PARTS = ("endpoint_ms", "transcript_ms", "retrieval_ms", "first_token_ms", "first_audio_ms")
 
 
@@ -61,7 +63,9 @@ class Talker(WebSocketClientProtocol):
         self.gone: asyncio.Future[None] = loop.create_future()
         self.metrics: list[dict[str, Any]] = []
         self.errors: list[str] = []
-        self.heard = self.last = ""
+        self.heard = ""
+        self.story: deque[str] = deque(maxlen=STORY)
+        """What it was told last."""
         self.plays = True
         """Whether what comes is played at once, so that the next question need not wait for the end of the answer."""
         self._sequence = self._position = 0
@@ -78,7 +82,7 @@ class Talker(WebSocketClientProtocol):
                 self.tell("audio.ack", position=self._position)
             return
         message = json.loads(payload)
-        self.last = message["type"]
+        self.story.append(message.get("state") or message.get("outcome") or message["type"])
         match message["type"]:
             case "session.started":
                 self.started.set_result("")

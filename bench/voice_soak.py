@@ -44,7 +44,7 @@ async def one_person(port: int, number: int, pcm: bytes, speech_ends_at: int) ->
     try:
         way = await _behave(talker, number, pcm, speech_ends_at)
     except (TimeoutError, ConnectionError) as error:
-        print(f"person {number}, after {talker.last}: {error or 'waited in vain'}", flush=True)
+        print(f"person {number}, after {' '.join(talker.story)}: {error or 'waited in vain'}", flush=True)
         talker.transport.abort()
         return FAILED
     wrong = [code for code in talker.errors if code not in ALLOWED_CODES]

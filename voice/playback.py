@@ -78,8 +78,11 @@ class Playback:
         return max(min(played, self.sent), self.acknowledged)
 
     def ahead_ms(self, now_ms: float) -> float:
-        """How much was sent that is yet to be heard. Without acknowledgements of a client that sends them it stands."""
-        reached = self.acknowledged if self.acknowledges else self.heard(now_ms)
+        """How much was sent that is yet to be heard. Without acknowledgements of a client that sends them it stands,
+        until all of it should have been heard `GRACE_MS` ago.
+        """
+        waits = self.acknowledges and now_ms <= self._last_ms + GRACE_MS
+        reached = self.acknowledged if waits else self.heard(now_ms)
         return (self.sent - reached) * 1000 / self.rate_hz
 
     def is_over(self, now_ms: float) -> bool:

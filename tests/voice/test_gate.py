@@ -154,7 +154,9 @@ def test_who_never_acknowledges_is_not_waited_for_for_ever() -> None:
     playback.begin_sentence("a", 0, "One.")
     send(1000)
     assert not playback.is_over(1000.0 + GRACE_MS)
+    assert playback.ahead_ms(1000.0 + GRACE_MS) == 1000  # no more is sent meanwhile
     assert playback.is_over(1001.0 + GRACE_MS)
+    assert playback.ahead_ms(1001.0 + GRACE_MS) == 0
 
 
 def test_stopping_tells_what_was_heard_and_begins_anew() -> None:

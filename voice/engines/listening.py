@@ -103,6 +103,7 @@ class ChildRecognition:
                 )
                 if not is_told:
                     self._is_cancelled = True
+                    self._final.cancel()
                 chunk = bytes(self._sound[position : position + CHUNK_MS * BYTES_PER_MS])
             if self._is_cancelled:
                 child.ask(Kind.CANCEL)
