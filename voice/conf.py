@@ -26,7 +26,7 @@ declare(
     Variable(
         "VOICE_MAX_SESSIONS",
         Kind.INTEGER,
-        "Voice sessions of one web process; more are refused and told when to try again. 0: four for each core.",
+        "Voice sessions of one web process; more are refused and told when to try again. 0: two for each core.",
         default=0,
         minimum=0,
         maximum=10_000,

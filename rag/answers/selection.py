@@ -6,6 +6,7 @@ MMR: Carbonell and Goldstein, "The use of MMR, diversity-based reranking" (SIGIR
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -28,8 +29,11 @@ class Shares(NamedTuple):
 SHARES = Shares(0.55, 0.35, 0.10)
 
 FRAGMENT, QUESTION = 0.8, 0.5
-"""What the relevance of a piece without an end, such as a heading, and of a question is multiplied by: neither says
-much."""
+"""What the relevance of a piece without an end, such as a heading or code, and of a question is multiplied by: neither
+says much."""
+SYNTAX = re.compile(r"[=(){}\[\]<>@;|\\]|\"{2,}")
+LEAST_SYNTAX, SYNTAX_SHARE = 4, 0.05
+"""So many marks of syntax, and so many to a character, make a piece code; prose has a bracket or two in a line."""
 
 LAMBDA = 0.7
 DUPLICATE = 0.92
@@ -113,6 +117,8 @@ def _relevance(evidence: Evidence, kept: Sequence[int], shares: Shares) -> tuple
 
 
 def _form(text: str) -> float:
+    if len(SYNTAX.findall(text)) >= max(LEAST_SYNTAX, SYNTAX_SHARE * len(text)):
+        return FRAGMENT
     end = text.rstrip("\"'”’»)] ")[-1:]
     return QUESTION if end in "?？" else 1.0 if end in ".!…。！｡" else FRAGMENT
 

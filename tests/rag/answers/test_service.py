@@ -18,7 +18,7 @@ from rag.answers import service
 from rag.answers.contracts import Answer, AnswerRequest, Turn
 from rag.models import Collection, Document
 from tests.rag.api.conftest import assert_problem, client_of, post  # noqa: F401
-from tests.rag.pipeline.support import person
+from tests.rag.pipeline.support import Text, fill, person
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("live_models", "empty_cache", "bees")]
 
@@ -63,6 +63,17 @@ def test_it_says_plainly_that_the_passages_do_not_answer() -> None:
     assert found.is_abstention
     assert found.text.startswith("I found nothing in “bees” that answers this.")
     assert found.sentences == ()
+
+
+def test_prose_answers_before_the_code_that_it_is_about() -> None:
+    code = '@dataclass(frozen=True) class Hive: """How many frames of brood a hive holds in spring."""'
+    prose = "In spring a hive has nine frames of brood."
+    fill(Collection.objects.create(slug="code"), {"hive.py": Text(code), "hive.md": Text(prose)})
+    found = service.answer(
+        AnswerRequest(query="How many frames of brood does a hive hold in spring?", collection="code"),
+        person("somebody"), request_id=str(uuid.uuid4()),
+    )  # fmt: skip
+    assert found.text.startswith("In spring a hive has nine frames")
 
 
 def test_an_empty_collection_gives_an_abstention_without_sources() -> None:
