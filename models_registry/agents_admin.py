@@ -20,6 +20,17 @@ class AgentForm(forms.ModelForm[Agent]):
     class Meta:
         model = Agent
         fields = "__all__"  # noqa: DJ007  (every field is meant to be edited)
+        labels = {
+            "is_default": "The default",
+            "is_enabled": "Can be asked",
+            "model_order": "Models, first choice first",
+            "latency_objective_ms": "Latency objective (ms)",
+            "top_k": "Passages",
+        }
+        widgets = {
+            name: forms.TextInput(attrs={"class": "vLargeTextField"})
+            for name in ("description", "model_order", "collections")
+        }
 
     def clean_model_order(self) -> list[str]:
         from models_registry.agents import is_reference
@@ -34,7 +45,7 @@ class AgentForm(forms.ModelForm[Agent]):
 @admin.register(Agent)
 class AgentAdmin(admin.ModelAdmin[Agent]):
     form = AgentForm
-    list_display = ("name", "slug", "first_model", "is_default", "is_enabled", "updated_at")
+    list_display = ("name", "description", "model_names", "state")
     list_filter = ("is_enabled",)
     search_fields = ("name", "slug", "description")
     prepopulated_fields = {"slug": ("name",)}
@@ -47,9 +58,15 @@ class AgentAdmin(admin.ModelAdmin[Agent]):
         (None, {"fields": ("updated_at",)}),
     )
 
-    @admin.display(description="tried first")
-    def first_model(self, agent: Agent) -> str:
-        return agent.model_order[0] if agent.model_order else "—"
+    @admin.display(description="models, first choice first")
+    def model_names(self, agent: Agent) -> str:
+        return ", ".join(agent.model_order) or "—"
+
+    @admin.display(description="state", ordering="is_enabled")
+    def state(self, agent: Agent) -> str:
+        if agent.is_default:
+            return "★ the default"
+        return "can be asked" if agent.is_enabled else "– off"
 
     @admin.display(description="as it stands")
     def standing(self, agent: Agent) -> SafeString | str:

@@ -14,6 +14,7 @@ from django.http import HttpRequest
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from django.utils.text import Truncator
+from django.utils.timesince import timesince
 
 from ops.admin import LatestRows, ReadOnlyAdmin, principal_of
 from rag.chat import conversations
@@ -22,15 +23,37 @@ from rag.models import Conversation, MessageState, Preference
 LONGEST_SHOWN = 2_000
 
 
+class IsShared(admin.SimpleListFilter):
+    title = "who may read it"
+    parameter_name = "shared"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("yes", "Shared under a link"), ("no", "Its owner alone")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Conversation]) -> QuerySet[Conversation]:
+        return queryset if self.value() is None else queryset.filter(share_id__isnull=self.value() == "no")
+
+
+class HasFailed(admin.SimpleListFilter):
+    title = "its answers"
+    parameter_name = "failed"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("yes", "Some failed")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset if self.value() is None else queryset.filter(failed_count__gt=0)
+
+
 @admin.register(Conversation)
 class ConversationAdmin(ReadOnlyAdmin):
-    list_display = ("begun", "owner", "collection", "turns", "answers", "failed", "is_shared", "updated_at")
-    list_filter = (("share_id", admin.EmptyFieldListFilter), "collection", "updated_at")
+    list_display = ("begun", "owner", "collection", "turns", "answers", "shared", "last_asked")
+    list_filter = (IsShared, HasFailed, "collection", "updated_at")
     search_fields = ("owner", "=id")
     show_full_result_count = False
     paginator = LatestRows
     actions = ("stop_sharing", "delete_conversations")
-    fields = ("id", "owner", "collection", "is_shared", "created_at", "updated_at", "answers_shown")
+    fields = ("id", "owner", "collection", "shared", "created_at", "updated_at", "answers_shown")
     readonly_fields = fields
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Conversation]:
@@ -50,17 +73,18 @@ class ConversationAdmin(ReadOnlyAdmin):
     def turns(self, conversation: Any) -> int:
         return int(conversation.turn_count)
 
-    @admin.display(description="answers", ordering="answer_count")
-    def answers(self, conversation: Any) -> int:
-        return int(conversation.answer_count)
+    @admin.display(description="answers", ordering="failed_count")
+    def answers(self, conversation: Any) -> str:
+        failed = f" ({conversation.failed_count} failed)" if conversation.failed_count else ""
+        return f"{conversation.answer_count}{failed}"
 
-    @admin.display(description="failed", ordering="failed_count")
-    def failed(self, conversation: Any) -> str:
-        return str(conversation.failed_count or "")
+    @admin.display(description="shared", ordering="share_id")
+    def shared(self, conversation: Conversation) -> str:
+        return "no" if conversation.share_id is None else "under a link"
 
-    @admin.display(description="shared", boolean=True, ordering="share_id")
-    def is_shared(self, conversation: Conversation) -> bool:
-        return conversation.share_id is not None
+    @admin.display(description="last asked", ordering="updated_at")
+    def last_asked(self, conversation: Conversation) -> str:
+        return f"{timesince(conversation.updated_at, depth=1)} ago"
 
     @admin.display(description="Answers")
     def answers_shown(self, conversation: Conversation) -> SafeString | str:

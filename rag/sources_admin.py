@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
 from django.db.models import Count, Q, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
+from django.utils.timesince import timesince, timeuntil
 
 from ops.admin import principal_of
 from ops.contracts.problems import Problem
-from rag.models import Source, SourceOutcome
+from rag.models import Source, SourceKind, SourceOutcome
 from rag.sources import service
 from rag.sources.connectors import CONNECTORS
 
 FAULTS_SHOWN = 50
 IDENTITY = ("name", "collection", "kind")
+
+
+class IsPaused(admin.SimpleListFilter):
+    title = "schedule"
+    parameter_name = "paused"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("no", "Looked at"), ("yes", "Paused")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Source]) -> QuerySet[Source]:
+        return queryset if self.value() is None else queryset.filter(is_paused=self.value() == "yes")
 
 
 class SourceForm(forms.ModelForm[Source]):
@@ -28,16 +42,18 @@ class SourceForm(forms.ModelForm[Source]):
     class Meta:
         model = Source
         fields = (*IDENTITY, *service.SETTINGS)
-        widgets = {"location": forms.TextInput(attrs={"class": "vLargeTextField"})}
+        labels = {"interval_minutes": "Minutes between looks", "is_paused": "Paused"}
+        widgets = {
+            "location": forms.TextInput(attrs={"class": "vLargeTextField"}),
+            "options": forms.Textarea(attrs={"class": "vLargeTextField", "rows": 3}),
+            "metadata": forms.Textarea(attrs={"class": "vLargeTextField", "rows": 3}),
+        }
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
         if "options" in self.fields:
-            known = [
-                f"{kind}: " + "; ".join(f'"{name}": {text}' for name, text in connector.option_help.items())
-                for kind, connector in CONNECTORS.items()
-            ]
-            self.fields["options"].help_text = format_html_join("", "{}<br>", ((line,) for line in known))
+            kinds = [self.instance.kind] if self.instance.pk else list(CONNECTORS)
+            self.fields["options"].help_text = format_html_join("", "{}", ((_options_of(kind),) for kind in kinds))
 
     def clean_options(self) -> Any:
         return self.cleaned_data["options"] or {}
@@ -60,13 +76,14 @@ class SourceForm(forms.ModelForm[Source]):
 @admin.register(Source)
 class SourceAdmin(admin.ModelAdmin[Source]):
     form = SourceForm
-    list_display = ("name", "collection", "kind", "standing", "last_look", "faults", "next_run_at", "is_paused")
-    list_filter = ("kind", "outcome", "is_paused", "collection")
+    change_form_template = "admin/rag/source/change_form.html"
+    list_display = ("name", "kind", "collection", "standing", "last_look", "next_look")
+    list_filter = ("kind", "outcome", IsPaused, "collection")
     search_fields = ("name", "location")
     list_select_related = ("collection",)
     actions = ("sync_now", "dry_run", "pause", "resume")
     status_fields = (
-        *("standing", "error", "last_look", "next_run_at", "failures_in_a_row"),
+        *("standing", "last_look", "next_look", "failures_in_a_row"),
         *("tally_shown", "last_run_link", "faults_shown", "preview_shown", "created_by", "created_at"),
     )
 
@@ -76,28 +93,41 @@ class SourceAdmin(admin.ModelAdmin[Source]):
     def get_readonly_fields(self, request: HttpRequest, obj: Source | None = None) -> Any:
         return (*IDENTITY, *self.status_fields) if obj else ()
 
-    def get_fields(self, request: HttpRequest, obj: Source | None = None) -> Any:
-        settings = (*IDENTITY, *service.SETTINGS)
-        return (*settings, *self.status_fields) if obj else settings
+    def get_fieldsets(self, request: HttpRequest, obj: Source | None = None) -> Any:
+        settings = (
+            (None, {"fields": (*IDENTITY, "location", "interval_minutes", "is_paused")}),
+            ("What is taken of it, and what is added", {"fields": ("options", "secret", "access_groups", "metadata")}),
+        )
+        return (("How it stands", {"fields": self.status_fields}), *settings) if obj else settings
 
     @admin.display(description="state", ordering="outcome")
-    def standing(self, source: Source) -> SafeString:
-        """In words and in a mark that can be told apart without its colour."""
+    def standing(self, source: Any) -> SafeString:
+        """In words and in a mark that can be told apart without its colour, with the reason where there is one."""
         if source.is_running:
             return format_html("<strong>{}</strong>", "… is being looked at")
+        outcome = SourceOutcome(source.outcome)
         mark = {SourceOutcome.OK: "✓", SourceOutcome.PARTIAL: "◐", SourceOutcome.FAILED: "✗"}
-        label = SourceOutcome(source.outcome).label
-        return format_html(
-            '<span title="{}">{} {}</span>', source.error, mark.get(SourceOutcome(source.outcome), "·"), label
-        )
+        said = [outcome.label]
+        if source.fault_count:
+            said.append(f"{source.fault_count} could not be read")
+        if source.is_paused:
+            said.append("paused")
+        line = f"{mark.get(outcome, '·')} {', '.join(said)}"
+        return format_html("{}<br><small>{}</small>", line, source.error) if source.error else format_html("{}", line)
 
     @admin.display(description="last look", ordering="finished_at")
-    def last_look(self, source: Source) -> Any:
-        return source.finished_at
+    def last_look(self, source: Source) -> str:
+        return f"{timesince(source.finished_at, depth=1)} ago" if source.finished_at else "never"
 
-    @admin.display(description="unreadable", ordering="fault_count")
-    def faults(self, source: Source) -> int:
-        return source.fault_count  # type: ignore[attr-defined,no-any-return]
+    @admin.display(description="next look", ordering="next_run_at")
+    def next_look(self, source: Source) -> str:
+        if source.is_paused or source.next_run_at is None:
+            return "when asked"
+        return (
+            "as soon as a worker is free"
+            if source.next_run_at <= timezone.now()
+            else f"in {timeuntil(source.next_run_at, depth=1)}"
+        )
 
     @admin.display(description="What the last look came to")
     def tally_shown(self, source: Source) -> str:
@@ -133,6 +163,12 @@ class SourceAdmin(admin.ModelAdmin[Source]):
         else:
             obj.pk = service.create(obj.name, obj.collection, obj.kind, principal, **given).pk
 
+    def response_change(self, request: HttpRequest, obj: Source) -> HttpResponse:
+        if not {"_sync", "_dry_run"} & request.POST.keys():
+            return super().response_change(request, obj)
+        self._ask(request, [Source.objects.get(pk=obj.pk)], dry_run="_dry_run" in request.POST)
+        return HttpResponseRedirect(request.path)
+
     def delete_model(self, request: HttpRequest, obj: Source) -> None:
         run = service.delete(Source.objects.get(pk=obj.pk), principal_of(request))
         self.message_user(request, f"Run {run.id if run else ''} removes its documents.")
@@ -167,8 +203,8 @@ class SourceAdmin(admin.ModelAdmin[Source]):
     def resume(self, request: HttpRequest, queryset: QuerySet[Source]) -> None:
         self._set_paused(request, queryset, False)
 
-    def _ask(self, request: HttpRequest, queryset: QuerySet[Source], *, dry_run: bool) -> None:
-        for source in queryset:
+    def _ask(self, request: HttpRequest, sources: Iterable[Source], *, dry_run: bool) -> None:
+        for source in sources:
             try:
                 service.ask_for_sync(source, principal_of(request), dry_run=dry_run)
             except Problem as problem:
@@ -183,6 +219,12 @@ class SourceAdmin(admin.ModelAdmin[Source]):
                 service.update(source, principal_of(request), is_paused=is_paused)
             except Problem as problem:
                 self.message_user(request, f"{source}: {problem}", messages.ERROR)
+
+
+def _options_of(kind: str) -> SafeString:
+    """What a kind of place takes, one option a line."""
+    lines = format_html_join("", "<br><code>{}</code> {}", CONNECTORS[kind].option_help.items())
+    return format_html("<div>For {}, as JSON:{}</div>", SourceKind(kind).label, lines)
 
 
 def _in_words(tally: dict[str, Any]) -> str:

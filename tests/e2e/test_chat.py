@@ -239,6 +239,17 @@ def test_a_model_that_breaks_off_leaves_what_there_was_and_says_what_to_do(chat:
     expect(chat.locator(".notice.bad")).to_contain_text("The answer stopped in the middle")
 
 
+def test_a_model_whose_server_is_down_is_said_and_the_documents_are_quoted(chat: Page, models: ModelServer) -> None:
+    models.close()
+    chat.get_by_label("Agent on the left").select_option("leonardo")
+    turn = ask(chat, "How hot is the water for green tea?")
+    expect(turn.locator(".answer-body")).to_contain_text(GREEN)
+    expect(turn.locator(".answer-status")).to_have_text("Quoted from your documents")
+    turn.locator(".timing summary").click()
+    expect(turn.locator(".timing-notes")).to_contain_text("ollama/mistral:7b: ")
+    expect(turn.get_by_role("button", name="Try again")).to_be_visible()
+
+
 RICH = """| tea | degrees |
 | --- | --- |
 | green | 70 |

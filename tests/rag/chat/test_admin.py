@@ -32,6 +32,16 @@ def test_it_shows_whose_they_are_and_nothing_of_what_was_said(admin_client: Clie
     assert "The model&#x27;s server can&#x27;t be reached." in page
 
 
+def test_they_are_found_by_who_may_read_them_and_by_what_failed(admin_client: Client) -> None:
+    asked = asked_and_answered(ADA, "What kills mites in winter?")
+    for query, count in (("shared=yes", 0), ("shared=no", 1), ("failed=yes", 0)):
+        assert f"{count} conversation" in admin_client.get(f"{PAGE}?{query}").content.decode()
+    conversations.share(asked.conversation, ADA, shared=True)
+    conversations.note_answer(asked.answers["left"], None, "The model's server can't be reached.")
+    for query, count in (("shared=yes", 1), ("shared=no", 0), ("failed=yes", 1)):
+        assert f"{count} conversation" in admin_client.get(f"{PAGE}?{query}").content.decode()
+
+
 def test_they_are_unshared_and_deleted_with_a_trace(admin_client: Client) -> None:
     asked = asked_and_answered(ADA, "What kills mites in winter?")
     conversations.share(asked.conversation, ADA, shared=True)

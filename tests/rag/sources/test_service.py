@@ -266,8 +266,16 @@ def test_the_admin_makes_a_source_shows_how_it_stands_and_looks_now(
     client.post("/admin/rag/source/", {"action": "sync_now", "_selected_action": source.pk})
     client.post("/admin/rag/source/", {"action": "dry_run", "_selected_action": source.pk})
     assert [options["dry_run"] for _, options in asked] == [False, True]
+    changed = form | {"location": folder.location, "interval_minutes": "45"}
+    page = client.post(f"/admin/rag/source/{source.pk}/change/", changed | {"_sync": "Save and sync now"}, follow=True)
+    assert "begins; its page shows what comes of it." in page.content.decode()
+    client.post(f"/admin/rag/source/{source.pk}/change/", changed | {"_dry_run": "Save and show"})
+    assert [options["dry_run"] for _, options in asked] == [False, True, False, True]
+    assert Source.objects.get().interval_minutes == 45
     client.post("/admin/rag/source/", {"action": "pause", "_selected_action": source.pk})
     assert Source.objects.get().is_paused
+    assert "shelf" in client.get("/admin/rag/source/?paused=yes").content.decode()
+    assert "0 sources" in client.get("/admin/rag/source/?paused=no").content.decode()
     confirmation = client.post(f"/admin/rag/source/{source.pk}/delete/")
     assert "with 1 documents" in confirmation.content.decode()
 
