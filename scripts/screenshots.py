@@ -12,7 +12,7 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
-QUESTION = "What happens when Redis is away?"
+QUESTION = "What happens when a worker dies?"
 
 
 def chat(page: Page, address: str) -> None:

@@ -266,7 +266,9 @@ class _Crawl:
         try:
             page = self._get(f"{self._origin}/robots.txt", {}, ROBOTS_BYTES * 4)
         except (PageError, TooMuchError) as error:
-            raise SourceError(f"{self._origin}/robots.txt {error}, so nothing else is asked.") from None
+            raise SourceError(
+                f"Without its robots.txt nothing else is asked of a site. {self._origin}/robots.txt {error}"
+            ) from None
         if page.status >= 500:
             raise SourceError(f"{self._origin}/robots.txt answers with HTTP {page.status}, so nothing else is asked.")
         if page.status == 200:
