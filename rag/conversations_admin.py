@@ -47,7 +47,7 @@ class HasFailed(admin.SimpleListFilter):
 
 @admin.register(Conversation)
 class ConversationAdmin(ReadOnlyAdmin):
-    list_display = ("begun", "owner", "collection", "turns", "answers", "shared", "last_asked")
+    list_display = ("last_asked", "owner", "collection", "turns", "answers", "shared")
     list_filter = (IsShared, HasFailed, "collection", "updated_at")
     search_fields = ("owner", "=id")
     show_full_result_count = False
@@ -64,10 +64,6 @@ class ConversationAdmin(ReadOnlyAdmin):
             answer_count=Count("messages", filter=given),
             failed_count=Count("messages", filter=given & Q(messages__state=MessageState.FAILED)),
         )
-
-    @admin.display(description="begun", ordering="created_at")
-    def begun(self, conversation: Conversation) -> Any:
-        return conversation.created_at
 
     @admin.display(description="questions", ordering="turn_count")
     def turns(self, conversation: Any) -> int:
