@@ -222,10 +222,10 @@ async def _run(
     finally:
         _count(-1)
         running.is_done = True
-        keeper.release(running)
         async with running.grown:
             running.grown.notify_all()
         asyncio.get_running_loop().call_later(_kept_s(), _forget, running)
+        await keeper.release(running)
 
 
 Ended = tuple[Answer | None, Problem | None]
@@ -399,9 +399,12 @@ class _Keeper:
         if self._task is None:
             self._task = asyncio.create_task(self._work())
 
-    def release(self, running: Running) -> None:
+    async def release(self, running: Running) -> None:
+        """The last one waits until the connection is closed, unless another answer begins."""
         self._answers.pop(running.request_id, None)
         self._has_pending.set()
+        if not self._answers and self._task is not None:
+            await asyncio.wait({self._task}, timeout=WATCH_INTERVAL_S + 1)
 
     async def keep(self, running: Running, event: Event) -> None:
         """Have it written. Of an answer's first event and its last the end is awaited: from then on others know it."""
@@ -430,8 +433,8 @@ class _Keeper:
                     _raise_if_cancelled()
                     looked_at = time.monotonic()
         finally:
-            self._task = None
             self._written.set()
+            self._task = None
             with suppress(*FAULTS):
                 await client.aclose()
 
