@@ -8,6 +8,7 @@ soon it stops from when the word that interrupts was said, as PocketSphinx align
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
@@ -297,4 +298,6 @@ def _fill() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main([int(one) for one in sys.argv[1:]] or SESSIONS))
+    parser = argparse.ArgumentParser(prog="python -m bench.voice")
+    parser.add_argument("people", type=int, nargs="*", default=SESSIONS, help="How many ask at the same time.")
+    sys.exit(main(parser.parse_args().people))

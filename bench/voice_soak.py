@@ -8,6 +8,7 @@ speaks for three minutes without a pause. An answer that never comes is a failur
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
@@ -188,4 +189,6 @@ def main(minutes: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(float(sys.argv[1]) if sys.argv[1:] else 5))
+    parser = argparse.ArgumentParser(prog="python -m bench.voice_soak")
+    parser.add_argument("minutes", type=float, nargs="?", default=5.0)
+    sys.exit(main(parser.parse_args().minutes))

@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -106,9 +107,10 @@ class Child:
         return answer, content
 
     def end(self) -> None:
-        """Kill it, and wait until it is gone."""
+        """Kill it, and wait until it is gone, though not for ever: the thread that does so is needed."""
         self._process.kill()
-        self._process.wait(EXIT_TIMEOUT_S)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(EXIT_TIMEOUT_S)
         for stream in (self._process.stdin, self._process.stdout, self._errors):
             if stream is not None:
                 stream.close()
