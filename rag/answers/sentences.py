@@ -19,6 +19,8 @@ _BREAK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*•#>|]|\d+[.)])\s)")
 _ROW = re.compile(r"^[^\n]*\S \| \S[^\n]*$", re.MULTILINE)
 """A row of a table, as parsers write its cells: it says something by itself."""
 
+_DOCSTRING = '"""'
+
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -33,16 +35,17 @@ class Quotable:
 
 
 def spans(text: str) -> Iterator[tuple[int, int]]:
-    """``(start, end)`` of each sentence of ``text``, without the white space around it."""
+    """``(start, end)`` of each sentence of ``text``, without white space and docstring quotes around it."""
     start = 0
     breaks = {match.start() for match in _BREAK.finditer(text)}
     breaks |= {place for row in _ROW.finditer(text) for place in row.span()}
     for block in sorted({*breaks, len(text)}):
         for end in sentence_ends(text, start, block):
             piece = text[start:end]
-            left = len(piece) - len(piece.lstrip())
-            if piece.strip():
-                yield start + left, start + len(piece.rstrip())
+            bare = piece.strip().removeprefix(_DOCSTRING).removesuffix(_DOCSTRING).strip()
+            if bare:
+                left = start + piece.index(bare)
+                yield left, left + len(bare)
             start = end
         start = block
 

@@ -54,6 +54,11 @@ def test_each_row_of_a_table_and_each_item_of_a_list_stands_by_itself() -> None:
     ]
 
 
+def test_the_quotes_of_a_docstring_are_not_part_of_what_it_says() -> None:
+    text = 'x = 1.\n\n"""One worker has it. Another takes it over."""\n\n""" """'
+    assert [text[start:end] for start, end in spans(text)] == ["x = 1.", "One worker has it.", "Another takes it over."]
+
+
 @given(st.text(alphabet="ab .!?\n-|[1]", max_size=80))
 def test_sentences_lie_in_their_text_in_order_and_miss_nothing_but_space(text: str) -> None:
     found = list(spans(text))
