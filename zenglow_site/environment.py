@@ -14,12 +14,12 @@ import models_registry.conf  # noqa: F401
 import ops.conf  # noqa: F401
 import voice.conf  # noqa: F401
 import zenglow_site.conf  # noqa: F401
-from ops.contracts.env import Environment, Fault, limit_library_threads, load, warn_of_deprecations
+from ops.contracts.env import Environment, Fault, load, set_library_defaults, warn_of_deprecations
 from ops.proxies import trusted_networks
 from rag.conf import VAULTS
 from zenglow_site.database import database_parameters
 
-limit_library_threads()
+set_library_defaults()
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 SECRET_KEY_CHARACTERS = 50

@@ -388,14 +388,17 @@ _PARSERS: Mapping[Kind, Callable[[str], Any]] = {
 }
 
 
-def limit_library_threads() -> None:
-    """One thread for each call of the numeric libraries, unless the environment says otherwise.
+def set_library_defaults() -> None:
+    """What libraries read from the environment as they are imported, unless it is set already.
 
-    To be called before they are imported. Their own default is a thread for each core, which waits for the others at
-    every step: measured 30 times slower as soon as anything else runs on those cores.
+    One thread for each call of the numeric ones: their own default is a thread for each core, which waits for the
+    others at every step, measured 30 times slower as soon as anything else runs on those cores. And nothing of gRPC in
+    a forked child: what it does there, before the child becomes the program that it is to be, crashes one child in a
+    hundred while other threads use it.
     """
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 
 def unknown_names(names: Iterable[str], variables: Iterable[Variable]) -> dict[str, str | None]:

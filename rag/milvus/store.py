@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 import re
 import threading
 import uuid
@@ -26,10 +25,6 @@ from rag.pipeline.types import GAP, Float32Array, Int32Array
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
-
-# What gRPC does in a forked child, before the program that it is to become, crashes one child in a hundred while other
-# threads use it. No child of ours goes on to use gRPC. It is read when gRPC is first imported.
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 INSTALL = "Install it: .venv/bin/pip install -r requirements/milvus.txt"
 
