@@ -89,6 +89,7 @@ class Zenglow:
             "OPS_HEALTH_TIMEOUT_S": "30",
             "RAG_INDEX_BATCH_DOCUMENTS": "4",
             "RAG_INDEX_THREADS": "1",
+            "VOICE_VOCABULARY": "false",
             **self.variables,
         }
 

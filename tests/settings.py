@@ -39,6 +39,8 @@ _worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
 # A busy machine is not a fault: tests of silent servers and endless files set limits of their own.
 CACHES["default"]["OPTIONS"] |= {"SOCKET_TIMEOUT": PATIENCE_S, "SOCKET_CONNECT_TIMEOUT": PATIENCE_S}
 DATABASES["default"]["OPTIONS"]["pool"]["timeout"] = PATIENCE_S
+# Twenty seconds of a core for each collection that a test indexes; the tests of the ears turn it on.
+VOICE_VOCABULARY = False
 RAG_PARSE_TIMEOUT_S = RAG_RETRIEVAL_TIMEOUT_S = MILVUS_WRITE_TIMEOUT_S = OPS_HEALTH_TIMEOUT_S = PATIENCE_S
 CACHES["default"]["KEY_PREFIX"] = f"test-{_worker}"
 CHANNEL_LAYERS["default"]["CONFIG"]["prefix"] = f"test-{_worker}"

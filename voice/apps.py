@@ -11,8 +11,10 @@ class VoiceConfig(AppConfig):
         from models_registry.models import Slot
         from models_registry.seeding import register_seeder
         from models_registry.serving import register_loader
+        from rag.ingest.runs import register_finish_hook
         from voice.installed import ON_DEMAND, DetectorLoader, EngineLoader, JudgeLoader, try_out
         from voice.seeding import seed_voice
+        from voice.vocabulary.service import follow
 
         register_seeder("voice", seed_voice)
         for slot, packaged in ON_DEMAND.items():
@@ -20,3 +22,4 @@ class VoiceConfig(AppConfig):
             register_trial(slot, try_out)
         register_loader(Slot.VAD, DetectorLoader())
         register_loader(Slot.INTERRUPTION, JudgeLoader())
+        register_finish_hook(follow)

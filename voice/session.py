@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 from django.conf import settings
@@ -168,7 +169,8 @@ class Parts:
     speak: TextToSpeech
     detector: VoiceActivityDetector
     judge: Judge
-    vocabulary: Any = None
+    vocabulary: Callable[[], Path | None] = lambda: None
+    """What to listen with, asked anew for each stretch: one may be made while they talk."""
     wake: WakeWordSpotter | None = None
     labels: dict[str, str] = field(default_factory=dict)
 
@@ -648,7 +650,7 @@ class VoiceSession:
             self._post_from_thread(self._heard, holder, transcript)
 
         try:
-            recognition = self.parts.hear.start(on_partial, self.parts.vocabulary, speaker=self._speaker)
+            recognition = self.parts.hear.start(on_partial, self.parts.vocabulary(), speaker=self._speaker)
         except EngineError as error:
             await self._error("stt-failed", str(error))
             return

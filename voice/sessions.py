@@ -23,7 +23,7 @@ from voice.installed import (
     wake_word,
 )
 from voice.session import Options, Parts, VoiceSession
-from voice.vocabulary.service import vocabulary_for
+from voice.vocabulary.service import newest_of, vocabulary_for
 
 logger = logging.getLogger(__name__)
 
@@ -122,12 +122,15 @@ def _same(one: Principal, other: Principal) -> bool:
 def _parts(collection: str) -> Parts:
     hear, speak = speech_to_text(collection), text_to_speech(collection)
     judge = judge_of_interruptions(collection)
+    kind = hear.engine.vocabulary_kind
+    has_vocabulary = settings.VOICE_VOCABULARY
+    vocabulary_for(collection, kind)  # has it made where there is none of the collection as it is
     return Parts(
         hear=hear.engine,
         speak=speak.engine,
         detector=voice_activity(),
         judge=judge,
-        vocabulary=vocabulary_for(collection, hear.engine.vocabulary_kind),
+        vocabulary=lambda: newest_of(collection, kind) if has_vocabulary else None,
         wake=wake_word(),
         labels={"stt": hear.label, "tts": speak.label, "interruption": judge.name},
     )

@@ -8,7 +8,7 @@ After a death items are taken one at a time, so that the one that kills workers 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -37,6 +37,8 @@ _LOCK_SPACE = 0x7A67 << 48
 
 _CLAIM_WINDOW = 10_000
 _ITEMS_PER_INSERT = 500
+
+_finish_hooks: list[Callable[[Collection], None]] = []
 
 
 def create_run(collection: Collection, started_by: str, origin: str) -> IndexRun:
@@ -84,7 +86,20 @@ def finish_if_done(run_id: UUID) -> bool:
         state=RunState.FINISHED, finished_at=timezone.now()
     )
     ENDED.labels(RunState.FINISHED.value).inc(finished)
+    if finished:
+        transaction.on_commit(lambda: _tell_finished(run_id), robust=True)
     return bool(finished)
+
+
+def register_finish_hook(hook: Callable[[Collection], None]) -> None:
+    """Call ``hook`` in the process that has finished a run of a collection. What it raises is logged."""
+    _finish_hooks.append(hook)
+
+
+def _tell_finished(run_id: UUID) -> None:
+    collection = Collection.objects.filter(index_runs__id=run_id).first()
+    for hook in _finish_hooks if collection is not None else ():
+        hook(collection)
 
 
 def settle(item: IndexItem, state: ItemState, reason: str = "") -> None:

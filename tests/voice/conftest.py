@@ -106,7 +106,6 @@ def runbook(
     _everything_ends_with_the_module: None, live_models: None, empty_cache: None, keys_off: None, settings: Settings
 ) -> None:
     settings.VOICE_RESUME_S = 30
-    settings.VOICE_VOCABULARY = False
     settings.VOICE_STT_PROCESSES = 1
     collection = Collection.objects.create(slug="default")
     run = start_run(

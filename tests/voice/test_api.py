@@ -31,7 +31,6 @@ def _engines_end_with_the_module() -> Iterator[None]:
 @pytest.fixture
 def local(live_models: None, empty_cache: None, keys_off: None, settings: Settings) -> Client:
     settings.VOICE_STT_PROCESSES = 1
-    settings.VOICE_VOCABULARY = False
     return Client(SERVER_NAME="127.0.0.1", raise_request_exception=False)
 
 

@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.e2e.conftest import ARGUMENTS, DEADLINE_MS, chromium
+from tests.patience import eventually
 from tests.serving import Zenglow, make_zenglow, prepared_data
 from tests.voice.sounds import pcm_of, silence
 
@@ -39,9 +40,11 @@ def microphone(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def zenglow(make_zenglow: Callable[..., Zenglow]) -> Zenglow:
-    zenglow = make_zenglow(VOICE_STT_PROCESSES="1")
+    zenglow = make_zenglow(VOICE_STT_PROCESSES="1", VOICE_VOCABULARY="true")
     zenglow.start()
     zenglow.finished(zenglow.index({"runbook": RUNBOOK}))
+    # A worker makes it of what was indexed; nobody asks for it.
+    eventually(lambda: list((zenglow.data_dir / "voice" / "vocabularies").glob("papers.*.lm.bin")) != [])
     return zenglow
 
 

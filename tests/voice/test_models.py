@@ -70,8 +70,7 @@ def add_whisper(folder: Path, name: str = "tiny") -> ModelVersion:
 # --- added, and put live ----
 
 
-def test_an_added_whisper_hears_once_it_is_promoted(whisper_folder: Path, keys_off: None, settings: Settings) -> None:
-    settings.VOICE_VOCABULARY = False
+def test_an_added_whisper_hears_once_it_is_promoted(whisper_folder: Path, keys_off: None) -> None:
     version = add_whisper(whisper_folder)
     assert set(version.artifacts) == {"model", "config", "tokenizer", "preprocessor", "vocabulary"}
     promote("tiny")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+from io import BytesIO
 
 import pytest
+from celery import current_app
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,10 +18,11 @@ from rag.ingest.service import process_batch, start_run
 from rag.models import Collection
 from tests.patience import PATIENCE_S
 from tests.voice.sounds import frames, pcm_of, silence
+from voice import sessions
 from voice.engines.contracts import SpeechToText
 from voice.vocabulary import service
 from voice.vocabulary.mix import END, START, Domain, General, arpa_lines, count, mix, read_general
-from voice.vocabulary.words import pronounce, spoken_sentences
+from voice.vocabulary.words import COMPLETE, pronounce, read_passages, spoken_sentences
 
 SENTENCE = st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=1, max_size=6)
 KNOWN = {"the", "runbook", "says", "it's", "slow"}
@@ -109,6 +113,7 @@ def test_the_stock_model_is_cut_to_what_is_frequent_or_wanted_even_when_its_file
 
 @pytest.fixture
 def handbook(transactional_db: None, live_models: None, settings: object) -> Collection:
+    settings.VOICE_VOCABULARY = True  # type: ignore[attr-defined]
     for made in service.folder().glob("handbook.*"):
         made.unlink()
     collection = Collection.objects.create(slug="handbook")
@@ -144,6 +149,32 @@ def test_a_collections_words_are_heard_and_heard_anew_when_it_changes(
     following = service.vocabulary_for("handbook")
     assert following != made
     assert not made.exists()
+
+
+def test_a_worker_makes_it_when_a_collection_was_indexed_but_not_after_each_small_change(
+    handbook: Collection, settings: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.VOICE_VOCABULARY_WORDS = 1000  # type: ignore[attr-defined]
+    monkeypatch.setitem(current_app.conf, "task_always_eager", True)
+    listening = sessions._parts("handbook").vocabulary
+    service.settle()  # what the session had made, of the collection as it was
+    add(handbook, {"wick": "How a wick is cut."})
+    service.settle()
+    before = listening()
+    assert before is not None
+    assert before != service.path_of(handbook)
+
+    os.utime(before, times=(0, 0))
+    add(handbook, {"lamp": "How a lamp is lit."})
+    service.settle()
+    assert listening() == service.path_of(handbook)
+    assert not before.exists()
+
+
+def test_half_of_the_passages_make_no_vocabulary() -> None:
+    assert read_passages(BytesIO(f"one\ntwo\n{COMPLETE}".encode())) == ["one", "two"]
+    with pytest.raises(EOFError):
+        read_passages(BytesIO(b"one\ntw"))
 
 
 def test_documents_that_are_not_for_everybody_teach_no_words(handbook: Collection) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from voice.engines.vocabularies import pronunciation_path
 from voice.vocabulary.mix import arpa_lines, count, mix, read_general
-from voice.vocabulary.words import WORD, pronounce, spoken_sentences
+from voice.vocabulary.words import WORD, pronounce, read_passages, spoken_sentences
 
 CONVERT = """
 import sys, pocketsphinx
@@ -30,10 +30,10 @@ STOCK_PAIRS = 2_000_000
 def main(stock_path: str, out_path: str, size: str, weight: str) -> None:
     os.nice(10)
     stock, out = Path(stock_path), Path(out_path)
+    texts = read_passages(sys.stdin.buffer)
     if not stock.exists():
         export_stock(stock)
     known = dictionary()
-    texts = [line.decode(errors="replace") for line in sys.stdin.buffer]
     added = {
         word: phones
         for word in {word for text in texts for word in WORD.findall(text.lower())} - known.keys()

@@ -17,6 +17,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from voice.vocabulary.words import read_passages
+
 WORD = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-'.][A-Za-z0-9]+)*")
 COMMON = 2e-5
 """Probability from which a word is one that everybody expects; "index" has 1e-5."""
@@ -57,7 +59,7 @@ def general_probability() -> Callable[[str], float]:
 
 def main(out_path: str) -> None:
     os.nice(10)
-    texts = (line.decode(errors="replace") for line in sys.stdin.buffer)
+    texts = read_passages(sys.stdin.buffer)
     out = Path(out_path)
     draft = out.with_name(f"{out.name}.{os.getpid()}")
     draft.write_text("\n".join(hot_words(texts, general_probability())) + "\n", encoding="utf-8")

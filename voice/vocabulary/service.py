@@ -14,23 +14,34 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from django.conf import settings
 from django.db import connections
+from kombu.exceptions import OperationalError as BrokerError
 
+from models_registry import serving
+from models_registry.live import view
+from models_registry.models import Slot
+from ops.contracts.problems import Unavailable
 from rag.models import Chunk, Collection
+from voice.engines import whisper
 from voice.engines.contracts import VocabularyKind
 from voice.engines.vocabularies import ENDING, HOT_WORDS_ENDING, pronunciation_path
 from voice.engines.workers import ROOT
 from voice.vocabulary.hot_words import MOST
+from voice.vocabulary.words import COMPLETE
 
 logger = logging.getLogger(__name__)
 
 MOST_PASSAGES = 20_000
 """Passages that a vocabulary is made of; of a larger collection the newest."""
 BUILD_TIMEOUT_S = 900
+FOLLOWED_EVERY_S = 600.0
+"""How soon after one was made another is made only because the collection changed."""
 
 ENDINGS = {VocabularyKind.LANGUAGE_MODEL: ENDING, VocabularyKind.HOT_WORDS: HOT_WORDS_ENDING}
 
@@ -51,7 +62,8 @@ def folder() -> Path:
 def vocabulary_for(slug: str, kind: VocabularyKind = VocabularyKind.LANGUAGE_MODEL) -> Path | None:
     """The vocabulary to listen with: the current one, else the last while the current is made; ``None`` for neither.
 
-    Called when a session begins; never waits for a vocabulary.
+    Called when somebody is about to speak; never waits for a vocabulary. A session that lasts asks `newest_of` again
+    for each stretch of speech: what was being made may be there by then, and the last may be gone.
     """
     if not settings.VOICE_VOCABULARY:
         return None
@@ -61,8 +73,36 @@ def vocabulary_for(slug: str, kind: VocabularyKind = VocabularyKind.LANGUAGE_MOD
     current = path_of(collection, kind)
     if current.exists():
         return current
-    _build_behind(slug, kind)
+    build_behind(slug, kind)
     return newest_of(slug, kind)
+
+
+def follow(collection: Collection) -> None:
+    """Have a worker make the vocabulary of a collection that was indexed, so that the first who speaks is understood.
+
+    Not where one was made a short while ago: a stream of small changes must not keep a core busy. Whoever speaks next
+    has the current one made anyway.
+    """
+    from voice.tasks import make_vocabulary  # which imports this module
+
+    if not settings.VOICE_VOCABULARY:
+        return
+    last = newest_of(collection.slug, kind_for(collection.slug))
+    if last is not None and time.time() - last.stat().st_mtime < FOLLOWED_EVERY_S:
+        return
+    try:
+        make_vocabulary.delay(collection.slug)
+    except BrokerError as error:
+        logger.warning("The vocabulary of '%s' waits for the first who speaks: %s", collection.slug, error)
+
+
+def kind_for(slug: str) -> VocabularyKind:
+    """What the engine that listens to questions about a collection takes. No engine is started for a look."""
+    try:
+        listening = serving.in_service(view.model(Slot.STT, slug), slug)
+    except Unavailable:
+        return VocabularyKind.LANGUAGE_MODEL
+    return VocabularyKind.HOT_WORDS if listening.provider == whisper.NAME else VocabularyKind.LANGUAGE_MODEL
 
 
 def path_of(collection: Collection, kind: VocabularyKind = VocabularyKind.LANGUAGE_MODEL) -> Path:
@@ -81,6 +121,16 @@ def newest_of(slug: str, kind: VocabularyKind = VocabularyKind.LANGUAGE_MODEL) -
     return max(made, key=lambda path: path.stat().st_mtime, default=None)
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A vocabulary that is to be made, with the passages that it is made of, one a line."""
+
+    slug: str
+    kind: VocabularyKind
+    out: Path
+    passages: bytes
+
+
 def build(slug: str, kind: VocabularyKind = VocabularyKind.LANGUAGE_MODEL) -> Path | None:
     """Make the vocabulary of a collection now, unless it is there; older ones of it are removed afterwards.
 
@@ -90,34 +140,44 @@ def build(slug: str, kind: VocabularyKind = VocabularyKind.LANGUAGE_MODEL) -> Pa
     if collection is None:
         raise VocabularyError(f"There is no collection '{slug}'.")
     out = path_of(collection, kind)
-    if out.exists():
-        return out
-    passages = list(_passages(collection))
+    if not out.exists():
+        draft = draft_of(collection, kind)
+        if draft is None:
+            return None
+        _make(draft)
+    return out
+
+
+def draft_of(collection: Collection, kind: VocabularyKind) -> Draft | None:
+    """The vocabulary of a collection as it is now; ``None`` when there is nothing to make it of."""
+    passages = [re.sub(r"\s*\n\s*", ". ", passage) for passage in _passages(collection)]
     if not passages:
         return None
-    command = [sys.executable, "-m", *_maker(out, kind)]
+    return Draft(collection.slug, kind, path_of(collection, kind), "\n".join([*passages, COMPLETE]).encode())
+
+
+def _make(draft: Draft) -> None:
+    command = [sys.executable, "-m", *_maker(draft.out, draft.kind)]
     environment = {"PATH": os.defpath, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    text = "\n".join(re.sub(r"\s*\n\s*", ". ", passage) for passage in passages)
     try:
         subprocess.run(
             command,
             cwd=ROOT,
             env=environment,
-            input=text.encode(),
+            input=draft.passages,
             capture_output=True,
             timeout=BUILD_TIMEOUT_S,
             check=True,
         )
     except subprocess.TimeoutExpired as error:
-        raise VocabularyError(f"The vocabulary of '{slug}' was not made within {BUILD_TIMEOUT_S} s.") from error
+        raise VocabularyError(f"The vocabulary of '{draft.slug}' was not made within {BUILD_TIMEOUT_S} s.") from error
     except subprocess.CalledProcessError as error:
         last = error.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
-        raise VocabularyError(f"The vocabulary of '{slug}' could not be made: {last[0][:300]}") from error
-    for path in folder().glob(f"{slug}.*{ENDINGS[kind]}"):
-        if path != out:
+        raise VocabularyError(f"The vocabulary of '{draft.slug}' could not be made: {last[0][:300]}") from error
+    for path in folder().glob(f"{draft.slug}.*{ENDINGS[draft.kind]}"):
+        if path != draft.out:
             path.unlink(missing_ok=True)
             pronunciation_path(path).unlink(missing_ok=True)
-    return out
 
 
 def _maker(out: Path, kind: VocabularyKind) -> list[str]:
@@ -141,18 +201,28 @@ def _passages(collection: Collection) -> Iterator[str]:
         yield text
 
 
-def _build_behind(slug: str, kind: VocabularyKind) -> None:
+def build_behind(slug: str, kind: VocabularyKind) -> None:
+    """Make it in a thread, unless that is under way. What goes wrong is logged."""
+    _behind(slug, kind, lambda: build(slug, kind))
+
+
+def make_behind(draft: Draft) -> None:
+    """Make a draft in a thread, which needs no connection to the database, unless that is under way."""
+    _behind(draft.slug, draft.kind, lambda: _make(draft))
+
+
+def _behind(slug: str, kind: VocabularyKind, make: Callable[[], object]) -> None:
     with _lock:
         if (slug, kind) in _building:
             return
-        thread = threading.Thread(target=_build_and_close, args=(slug, kind), name=f"vocabulary-{slug}", daemon=True)
+        thread = threading.Thread(target=_run, args=(slug, kind, make), name=f"vocabulary-{slug}", daemon=True)
         _building[slug, kind] = thread
         thread.start()
 
 
-def _build_and_close(slug: str, kind: VocabularyKind) -> None:
+def _run(slug: str, kind: VocabularyKind, make: Callable[[], object]) -> None:
     try:
-        build(slug, kind)
+        make()
     except Exception as error:
         logger.warning("%s", error)
     finally:

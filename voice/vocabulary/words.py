@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
+from typing import BinaryIO
 
 WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
+COMPLETE = "\x04"
+"""The last line that a maker of vocabularies is given: whoever gives them may be killed half-way."""
 SHORTEST_PART = 3
 """Letters of the parts that a compound may be made of."""
 VOICELESS = ("P", "T", "K", "F", "TH")
 HISSING = ("S", "Z", "SH", "ZH", "CH", "JH")
 SENTENCE_END = re.compile(r"[.!?;:|\n]+(?:\s|$)")
+
+
+def read_passages(lines: BinaryIO) -> list[str]:
+    """Passages, one a line, up to `COMPLETE`. Raises `EOFError` where that is missing."""
+    passages = [line.decode(errors="replace").rstrip("\n") for line in lines]
+    if not passages or passages.pop() != COMPLETE:
+        raise EOFError("The passages ended half-way.")
+    return passages
 
 
 def spoken_sentences(texts: Iterable[str], known: Container[str]) -> Iterator[list[str]]:
