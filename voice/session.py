@@ -101,6 +101,8 @@ MOST_CONTROL = 2048
 OUT_FRAME_MS = 100
 AWAKE_MS = 10_000
 """How long after the wake word, or after an answer, none is needed."""
+VOCABULARY_EVERY_MS = 2000
+"""How often it is looked whether another vocabulary was made."""
 LONGEST_DOZE_MS = 30_000
 """Of speech without a pause in which the wake word is looked for at once; then it is forgotten."""
 SHORTEST_REST_MS = 400
@@ -170,7 +172,7 @@ class Parts:
     detector: VoiceActivityDetector
     judge: Judge
     vocabulary: Callable[[], Path | None] = lambda: None
-    """What to listen with, asked anew for each stretch: one may be made while they talk."""
+    """What to listen with, asked again and again: one may be made while they talk."""
     wake: WakeWordSpotter | None = None
     labels: dict[str, str] = field(default_factory=dict)
 
@@ -292,6 +294,8 @@ class VoiceSession:
         self._awake_until_ms: float | None = None
         """Until when no wake word is needed."""
         self._speaker = ""
+        self._vocabulary = parts.vocabulary()
+        self._next_vocabulary_ms = self._began_ms + VOCABULARY_EVERY_MS
         self._said = ""
         self._silent_since_ms = 0.0
         self._turn: Turn | None = None
@@ -357,6 +361,7 @@ class VoiceSession:
 
     async def run(self) -> None:
         longest_ms = settings.VOICE_SESSION_MAX_MINUTES * 60_000
+        self.parts.hear.prepare(self._vocabulary)
         try:
             while not self.is_over:
                 await self._wait()
@@ -650,7 +655,7 @@ class VoiceSession:
             self._post_from_thread(self._heard, holder, transcript)
 
         try:
-            recognition = self.parts.hear.start(on_partial, self.parts.vocabulary(), speaker=self._speaker)
+            recognition = self.parts.hear.start(on_partial, self._vocabulary, speaker=self._speaker)
         except EngineError as error:
             await self._error("stt-failed", str(error))
             return
@@ -679,6 +684,14 @@ class VoiceSession:
             future = stretch.recognition.finish()
             future.add_done_callback(partial(metrics.end_stage, hearing))
             future.add_done_callback(lambda done: self._post_from_thread(self._finished, stretch, done))
+
+    def _take_up_vocabulary(self, now_ms: float) -> None:
+        """The last one, loaded while nobody speaks: loading takes a second, and what is said meanwhile would wait."""
+        if self._open_stretch is None and now_ms >= self._next_vocabulary_ms:
+            self._next_vocabulary_ms = now_ms + VOCABULARY_EVERY_MS
+            if (latest := self.parts.vocabulary()) != self._vocabulary:
+                self._vocabulary = latest
+                self.parts.hear.prepare(latest)
 
     async def _heard(self, holder: list[Stretch], transcript: Transcript) -> None:
         if holder and holder[0] in self._stretches and not holder[0].is_final:
@@ -768,6 +781,7 @@ class VoiceSession:
 
     async def _look_at_clock(self) -> None:
         now_ms = self.now_ms()
+        self._take_up_vocabulary(now_ms)
         await self._doze_off()
         deadline_ms = self._manager.situation.deadline_ms
         if deadline_ms is not None and now_ms >= deadline_ms:

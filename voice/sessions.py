@@ -124,7 +124,7 @@ def _parts(collection: str) -> Parts:
     judge = judge_of_interruptions(collection)
     kind = hear.engine.vocabulary_kind
     has_vocabulary = settings.VOICE_VOCABULARY
-    vocabulary_for(collection, kind)  # has it made where there is none of the collection as it is
+    vocabulary_for(collection, kind)  # has it made, where there is none of the collection as it is
     return Parts(
         hear=hear.engine,
         speak=speak.engine,

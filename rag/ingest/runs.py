@@ -98,8 +98,9 @@ def register_finish_hook(hook: Callable[[Collection], None]) -> None:
 
 def _tell_finished(run_id: UUID) -> None:
     collection = Collection.objects.filter(index_runs__id=run_id).first()
-    for hook in _finish_hooks if collection is not None else ():
-        hook(collection)
+    if collection is not None:
+        for hook in _finish_hooks:
+            hook(collection)
 
 
 def settle(item: IndexItem, state: ItemState, reason: str = "") -> None:

@@ -34,7 +34,7 @@ from voice.engines.silero import SileroVad
 from voice.engines.speaking import PhraseCache, SpeakingPool
 from voice.engines.wake import WakeWordPool, WakeWordSpotter
 from voice.engines.wire import Kind
-from voice.engines.workers import Child
+from voice.engines.workers import Child, Pool
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -136,6 +136,15 @@ class TestSpeechToText:
         again = any_ears.start(lambda transcript: None)
         again.feed(pcm_of("which-cache"))
         assert "cache" in again.finish().result(PATIENCE_S).text.replace("cash", "cache")
+
+    def test_it_hears_as_ever_when_it_was_prepared_for_a_vocabulary_or_for_one_that_is_not_there(
+        self, any_ears: SpeechToText
+    ) -> None:
+        for vocabulary in (None, Path("/nowhere.lm.bin")):
+            any_ears.prepare(vocabulary)
+            recognition = any_ears.start(lambda transcript: None)
+            recognition.feed(pcm_of("slow-queries"))
+            assert recognition.finish().result(PATIENCE_S).text
 
     def test_a_vocabulary_that_is_not_there_is_an_error_and_no_crash(self, any_ears: SpeechToText) -> None:
         recognition = any_ears.start(lambda transcript: None, Path("/nowhere/at.all.lm.bin"))
@@ -318,6 +327,17 @@ class TestChildren:
                 child.ask(b"S")
         finally:
             child.end()
+
+    def test_each_child_does_a_chore_once(self) -> None:
+        pool = Pool("voice.engines.pocketsphinx_child", size=2)
+        done: list[int] = []
+        try:
+            for number in (1, 2):
+                pool.prepare(lambda child: done.append(child.pid))
+                eventually(lambda number=number: len(done) == 2 * number)  # type: ignore[misc]
+                assert sorted(done[-2:]) == sorted(pool.child_pids())
+        finally:
+            pool.close()
 
     def test_no_engine_brings_torch_along(self) -> None:
         code = (

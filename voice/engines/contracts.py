@@ -102,6 +102,9 @@ class SpeechToText(Protocol):
         earlier transcript of the same person brought; nothing of one person is kept for another.
         """
 
+    def prepare(self, vocabulary: Path | None) -> None:
+        """Somebody is about to speak: have its processes load what takes time. Never waits, never raises."""
+
     def warm_up(self) -> None:
         """Wait until it could answer at once. Raises `EngineError`."""
 

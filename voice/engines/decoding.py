@@ -43,6 +43,9 @@ class DecodingPool:
     ) -> DecodedRecognition:
         return DecodedRecognition(self.pool, on_partial, vocabulary)
 
+    def prepare(self, vocabulary: Path | None) -> None:
+        """Hot words go along with each piece of sound; nothing of them is loaded."""
+
     def warm_up(self) -> None:
         recognition = self.start(lambda transcript: None)
         recognition.feed(bytes(BYTES_PER_MS * 200))

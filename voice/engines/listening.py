@@ -44,6 +44,15 @@ class ListeningPool:
         self.pool.submit(recognition)
         return recognition
 
+    def prepare(self, vocabulary: Path | None) -> None:
+        begin = json.dumps({"vocabulary": str(vocabulary) if vocabulary else None, "speaker": ""}).encode()
+
+        def load(child: Child) -> None:
+            child.ask(Kind.START, begin)
+            child.ask(Kind.CANCEL)
+
+        self.pool.prepare(load)
+
     def warm_up(self) -> None:
         waiting = [self.start(lambda transcript: None) for _ in range(self.pool.size)]
         for recognition in waiting:

@@ -2,6 +2,7 @@
 
     pool = Pool("voice.engines.pocketsphinx_child", size=2)
     pool.submit(job)        # job.serve(child) runs on a thread as soon as one of the children is free
+    pool.prepare(chore)     # chore(child), once for each child, when it has nothing else to do
 
 A child is started when it is needed, kept for the next job, and replaced when it ends or goes silent. It ends by itself
 when its parent does, because its input ends then.
@@ -17,7 +18,9 @@ import tempfile
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -153,6 +156,24 @@ class Job(Protocol):
         """It can't be done."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Chore:
+    """What every child does once, as a job that nobody waits for. ``number``: the how many-th it is."""
+
+    number: int
+    run: Callable[[Child], None]
+
+    @property
+    def may_begin_again(self) -> bool:
+        return True
+
+    def serve(self, child: Child) -> None:
+        self.run(child)
+
+    def fail(self, error: EngineError) -> None:
+        """Whoever needs it next finds out."""
+
+
 class Pool:
     """``size`` children of one module, and as many threads. At most ``longest_queue`` jobs wait."""
 
@@ -162,6 +183,7 @@ class Pool:
         self.size = size
         self.longest_queue = longest_queue
         self._jobs: deque[Job] = deque()
+        self._chore: _Chore | None = None
         self._changed = threading.Condition()
         self._children: set[Child] = set()
         self._threads: set[threading.Thread] = set()
@@ -177,17 +199,23 @@ class Pool:
                 raise EngineBusyError(f"{len(self._jobs)} calls of {self.module} are waiting already.")
             self._jobs.append(job)
             if self._idle < len(self._jobs) and len(self._threads) < self.size:
-                thread = threading.Thread(target=self._work, args=(self._generation,), name=self.module, daemon=True)
-                self._threads.add(thread)
-                thread.start()
+                self._add_thread()
             self._changed.notify()
+
+    def prepare(self, chore: Callable[[Child], None]) -> None:
+        """Start all children, and have each do ``chore`` when no job waits. One that nobody has begun is replaced."""
+        with self._changed:
+            self._chore = _Chore(self._chore.number + 1 if self._chore else 1, chore)
+            while len(self._threads) < self.size:
+                self._add_thread()
+            self._changed.notify_all()
 
     def close(self) -> None:
         """End all children; jobs that run or wait fail."""
         with self._changed:
             self._generation += 1
             waiting, self._jobs = list(self._jobs), deque()
-            threads, self._threads = list(self._threads), set()
+            threads, self._threads, self._chore = list(self._threads), set(), None
             children = list(self._children)
             self._changed.notify_all()
         for job in waiting:
@@ -213,10 +241,18 @@ class Pool:
         with self._changed:
             return [child.pid for child in self._children]
 
+    def _add_thread(self) -> None:
+        thread = threading.Thread(target=self._work, args=(self._generation,), name=self.module, daemon=True)
+        self._threads.add(thread)
+        thread.start()
+
     def _work(self, generation: int) -> None:
         child: Child | None = None
+        chores_done = 0
         try:
-            while (job := self._next(generation)) is not None:
+            while (job := self._next(generation, chores_done)) is not None:
+                if isinstance(job, _Chore):
+                    chores_done = job.number
                 try:
                     if child is None or not child.is_running:
                         child = self._replace(child)
@@ -240,12 +276,20 @@ class Pool:
         finally:
             self._drop(child)
 
-    def _next(self, generation: int) -> Job | None:
+    def _next(self, generation: int, chores_done: int) -> Job | None:
         with self._changed:
             self._idle += 1
             try:
-                self._changed.wait_for(lambda: self._jobs or self._generation != generation)
-                return self._jobs.popleft() if self._generation == generation else None
+                self._changed.wait_for(
+                    lambda: (
+                        self._jobs
+                        or self._generation != generation
+                        or (self._chore is not None and self._chore.number > chores_done)
+                    )
+                )
+                if self._generation != generation:
+                    return None
+                return self._jobs.popleft() if self._jobs else self._chore
             finally:
                 self._idle -= 1
 

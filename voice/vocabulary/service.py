@@ -62,8 +62,8 @@ def folder() -> Path:
 def vocabulary_for(slug: str, kind: VocabularyKind = VocabularyKind.LANGUAGE_MODEL) -> Path | None:
     """The vocabulary to listen with: the current one, else the last while the current is made; ``None`` for neither.
 
-    Called when somebody is about to speak; never waits for a vocabulary. A session that lasts asks `newest_of` again
-    for each stretch of speech: what was being made may be there by then, and the last may be gone.
+    Called when somebody is about to speak; never waits for a vocabulary. A session that lasts asks `newest_of`
+    now and then: what was being made is there by then, and the last is gone.
     """
     if not settings.VOICE_VOCABULARY:
         return None
