@@ -44,7 +44,7 @@ _ROWS_PER_DELETE = 5_000
 
 def query_hmac(query: str) -> str:
     """The keyed hash by which a query is known outside of the query log: 64 hexadecimal digits."""
-    return hmac.new(_key(), query.encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(_key(), query.encode(), "sha256").hex()
 
 
 def record_search(answer: Mapping[str, Any], shown: Sequence[Shown], resolved: Resolved, principal: Principal) -> None:
@@ -90,7 +90,7 @@ def record_search(answer: Mapping[str, Any], shown: Sequence[Shown], resolved: R
         _Logged(
             request_id=UUID(answer["request_id"]),
             occurred_at=now,
-            query=scrub(answer["query"]) if settings.RAG_QUERY_LOG == "scrubbed" else answer["query"],
+            query=answer["query"],
             query_hmac=digest,
             principal=principal,
             resolved=resolved,
@@ -193,7 +193,7 @@ class _Logged:
             self.request_id,
             self.occurred_at,
             resolved.snapshot.collection,
-            self.query,
+            scrub(self.query) if settings.RAG_QUERY_LOG == "scrubbed" else self.query,
             self.query_hmac,
             self.principal.log_name,
             self.principal.user_id,

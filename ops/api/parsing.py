@@ -28,7 +28,7 @@ class StrictJSONParser(BaseParser):
         parser_context: Mapping[str, Any] | None = None,
     ) -> Any:
         _ensure_utf8_declared(media_type or "")
-        return parse_json(_read_bounded(stream, parser_context or {}))
+        return parse_json(read_bounded(stream, (parser_context or {}).get("request")))
 
 
 def parse_json(body: bytes) -> Any:
@@ -51,9 +51,9 @@ def parse_json(body: bytes) -> Any:
     return value
 
 
-def _read_bounded(stream: IO[Any], context: Mapping[str, Any]) -> bytes:
+def read_bounded(stream: IO[Any], request: Any) -> bytes:
+    """A body, if it is no larger than ``DATA_UPLOAD_MAX_MEMORY_SIZE``; else raises `TooLarge`."""
     limit: int = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
-    request = context.get("request")
     declared = str(request.META.get("CONTENT_LENGTH") or "") if request is not None else ""
     if declared.isdigit() and int(declared) > limit:
         raise _too_large(limit)

@@ -55,6 +55,11 @@ def start(environment: Environment, role: str) -> bool:
     return _tracing is not None
 
 
+def is_on() -> bool:
+    """Whether this process is traced."""
+    return _tracing is not None
+
+
 def stop() -> None:
     """Export what is left and trace no longer."""
     global _tracing

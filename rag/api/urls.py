@@ -10,6 +10,7 @@ from rag.api.search import Query2View
 from rag.api.sources import SourcesView, SourceView, SyncView
 
 urlpatterns = [
+    path("query2", Query2View.as_view(), name="query2"),  # first, as it is asked most
     path("", include("rag.api.documents.urls")),
     path("collections/<str:slug>/ann", AnnConfigsView.as_view(), name="ann-configs-api"),
     path("feedback", FeedbackView.as_view(), name="feedback"),
@@ -22,5 +23,4 @@ urlpatterns = [
     path("sources", SourcesView.as_view(), name="sources-api"),
     path("sources/<str:name>", SourceView.as_view(), name="source-api"),
     path("sources/<str:name>/sync", SyncView.as_view(), name="source-sync-api"),
-    path("query2", Query2View.as_view(), name="query2"),
 ]

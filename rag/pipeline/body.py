@@ -54,4 +54,7 @@ class Body:
 
 def encode(value: object) -> bytes:
     """Compact JSON in UTF-8. NaN and infinities raise ``ValueError``."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return _compact(value).encode()
+
+
+_compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode

@@ -70,15 +70,18 @@ def validate(request: SearchRequest) -> SearchRequest:
     return replace(request, query=query, top_k=top_k, collection=request.collection or settings.RAG_DEFAULT_COLLECTION)
 
 
+canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
+"""The one JSON text of a value."""
+
+
 def fingerprint(parts: Mapping[str, object]) -> str:
     """A cache key: sha256 of the canonical JSON of ``parts``."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return digest(canonical(parts))
+
+
+def digest(text: str) -> str:
+    """A cache key: the sha256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def digest(*fingerprints: str) -> str:
-    """A cache key of others, which are all equally long."""
-    return hashlib.sha256("".join(fingerprints).encode()).hexdigest()
 
 
 def _filter_errors(filters: Filters) -> dict[str, str]:
@@ -100,4 +103,10 @@ def _filter_errors(filters: Filters) -> dict[str, str]:
 
 def _is_text(text: str) -> bool:
     """Whether PostgreSQL and UTF-8 can hold it."""
-    return "\x00" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+    if "\x00" in text:
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True

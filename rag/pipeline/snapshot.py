@@ -19,10 +19,10 @@ from ops.contracts.principal import Principal
 from ops.contracts.problems import NotFound
 from rag.models import AnnConfig
 from rag.pipeline.ann import EXACT, AnnPlan
-from rag.pipeline.database import hot_cursor
+from rag.pipeline.database import brief_cursor
 from rag.pipeline.embed import Space
 from rag.pipeline.features import SCHEMA_VERSION
-from rag.pipeline.query import SearchRequest, digest, fingerprint
+from rag.pipeline.query import SearchRequest, canonical, digest, fingerprint
 from rag.spaces import space_of
 
 FUSION_FIELDS = frozenset({"weights_version", "ltr_weight", "conceptual_weight"})
@@ -65,9 +65,10 @@ class PipelineSnapshot:
     def keys(self, request: SearchRequest) -> tuple[str, str]:
         """`response_key` and `feature_key`."""
         everything, before_fusion = _digests(self)
-        asked = fingerprint({"query": request.query, "filters": dict(request.filters)})
-        shown = {name: getattr(request, name) for name in _SHOWN_FIELDS}
-        return fingerprint({"snapshot": everything, "asked": asked} | shown), digest(before_fusion, asked)
+        asked = canonical([request.query, request.filters])
+        shown = repr([getattr(request, name) for name in _SHOWN_FIELDS])
+        # Neither text holds the character that parts them: both write it as an escape.
+        return digest(f"{everything}{shown}\0{asked}"), digest(f"{before_fusion}{asked}")
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -117,7 +118,7 @@ def resolve(
         return resolve_choice(collection_slug, principal, lambda: choose(collection_slug, routing))
     choice = choose(collection_slug, routing)
     expected = _resolved(before, collection_slug, principal, choice)
-    with hot_cursor() as cursor, cursor.ahead(_READ, {"slug": collection_slug}) as read:
+    with brief_cursor() as cursor, cursor.ahead(_READ, {"slug": collection_slug}) as read:
         meanwhile(expected)
         rows = _rows(read())
     if rows == before:
@@ -203,7 +204,7 @@ class _Row(NamedTuple):
 
 def _read(slug: str) -> list[_Row]:
     """A row for each live configuration of the collection, at least one; none when there is no such collection."""
-    with hot_cursor() as cursor:
+    with brief_cursor() as cursor:
         rows = _rows(cursor.rows(_READ, {"slug": slug}))
     if len(_last_read) >= _REMEMBERED:
         _last_read.clear()
