@@ -158,6 +158,15 @@ declare(
         maximum=1_000_000,
     ),
     Variable(
+        "RAG_RESIDENT_POSTINGS_MB",
+        Kind.INTEGER,
+        "Memory in each web process for the postings of words that were searched for, 16 bytes for each passage that "
+        "holds one; 0 has PostgreSQL add them up for each query.",
+        default=64,
+        minimum=0,
+        maximum=65_536,
+    ),
+    Variable(
         "RAG_EMBED_THREADS",
         Kind.INTEGER,
         "Threads of the embedder in each process that serves queries. More than the free cores makes it slower.",

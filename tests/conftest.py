@@ -22,6 +22,7 @@ from rag.pipeline import cache as pipeline_cache
 from rag.pipeline import snapshot
 from rag.pipeline.lexical import counted
 from rag.pipeline.passages import memory
+from rag.pipeline.postings import held_postings
 from rag.pipeline.resident import resident
 from rag.seeding import PACKAGED_EMBEDDER, packaged_embedder_folder
 from rag.spaces import space_of
@@ -120,6 +121,7 @@ def loaders(monkeypatch: pytest.MonkeyPatch) -> dict[Slot, serving.Loader]:
 def _nothing_remembered() -> None:
     """A test that is undone leaves its collections' generations as they were, with other words in them."""
     counted.forget()
+    held_postings.forget()
     memory.forget()
     resident.forget()
     snapshot._last_read.clear()

@@ -1,10 +1,11 @@
-"""Lexical retrieval: BM25 over the collection's postings, inside PostgreSQL.
+"""Lexical retrieval: BM25 over the collection's postings, in memory where they fit, else inside PostgreSQL.
 
 The same formula as `rag.pipeline.bm25`. Document frequencies are counted from the postings themselves, and N and the
 average length are sums of rows that writers only insert, so no counter is contended. What was counted is remembered
 until the collection changes.
 
-Where the query's terms have many postings, most are left unread, and the result is the same: MaxScore (Turtle and
+Who may see everything is answered from the postings that `rag.pipeline.postings` holds. For others PostgreSQL adds them
+up. Where the query's terms have many postings, most are left unread, and the result is the same: MaxScore (Turtle and
 Flood, Query Evaluation: Strategies and Optimizations, 1995). No term adds more than weight · (k1 + 1) to a score. Once
 the best ``depth`` chunks found by the rarest terms all have a score above what the commonest terms can give together,
 a chunk that holds only those can't be among them, so they are only looked up for the chunks that hold a rarer one.
@@ -25,6 +26,7 @@ from rag.lexicon import encode_query, lexical_text
 from rag.pipeline.bm25 import BM25_B, BM25_K1, inverse_document_frequency
 from rag.pipeline.database import HotCursor
 from rag.pipeline.eligible import Eligibility
+from rag.pipeline.postings import held_postings, rank
 from rag.pipeline.snapshot import PipelineSnapshot
 from rag.pipeline.types import GAP, UNKNOWN, Float64Array, Int32Array, Int64Array, QueryTerms
 
@@ -276,6 +278,9 @@ def retrieve_lexical(
     # Rarest first; what a term can add falls with it.
     order = np.lexsort((terms.unique_ids, terms.document_frequencies))
     ids, weights, held = terms.unique_ids[order], weights[order], terms.document_frequencies[order]
+    if eligibility.is_everything and held_postings.has_room(int(held.sum())):
+        postings = held_postings.of(cursor, snapshot, ids.tolist(), terms.average_length)
+        return rank(postings, weights, snapshot.candidate_depth)
     essential = _essential_terms(cursor, eligibility, parameters, ids, weights, held)
     if essential is not None:
         return essential

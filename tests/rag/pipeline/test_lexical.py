@@ -1,4 +1,4 @@
-"""BM25 inside PostgreSQL against two others on the same tokens: the package bm25s, and the formula written out."""
+"""BM25, in memory and inside PostgreSQL, against two others on the same tokens: the package bm25s, and the formula."""
 
 from __future__ import annotations
 
@@ -87,6 +87,10 @@ def assert_same_best(collection: Collection, space: EmbeddingSpace, queries: Seq
 
 
 class TestAgreement:
+    @pytest.fixture(autouse=True, params=[64, 0], ids=["in memory", "by PostgreSQL"])
+    def room(self, request: pytest.FixtureRequest, settings) -> None:
+        settings.RAG_RESIDENT_POSTINGS_MB = request.param
+
     def test_it_agrees_with_the_package_on_every_sample_query(self, indexed) -> None:
         collection, space = indexed
         corpus = corpus_of(collection)
@@ -133,9 +137,10 @@ class TestMaxScore:
     DEPTH = 5
 
     @pytest.fixture
-    def indexed(self, indexed, monkeypatch: pytest.MonkeyPatch) -> tuple[Collection, EmbeddingSpace]:
+    def indexed(self, indexed, monkeypatch: pytest.MonkeyPatch, settings) -> tuple[Collection, EmbeddingSpace]:
         """However few postings there are, those that can be spared are."""
         monkeypatch.setattr(lexical, "MANY_POSTINGS", 0)
+        settings.RAG_RESIDENT_POSTINGS_MB = 0
         return indexed
 
     def scores(self, indexed: tuple[Collection, EmbeddingSpace], query: str, eligibility: Eligibility) -> list[float]:
@@ -166,8 +171,9 @@ class TestMaxScore:
                 spared += len(pruned) == self.DEPTH
         assert spared
 
-    def test_terms_are_spared_where_the_rare_ones_decide(self, space: EmbeddingSpace, monkeypatch) -> None:
+    def test_terms_are_spared_where_the_rare_ones_decide(self, space: EmbeddingSpace, monkeypatch, settings) -> None:
         monkeypatch.setattr(lexical, "MANY_POSTINGS", 0)
+        settings.RAG_RESIDENT_POSTINGS_MB = 0
         collection = Collection.objects.create(slug="spared")
         for number in range(60):
             put(collection, space, f"d{number}", f"common {'rare ' * 3 if number < 15 else ''}word{number}")
