@@ -55,6 +55,7 @@ def record_search(answer: Mapping[str, Any], shown: Sequence[Shown], resolved: R
     now = timezone.now()
     snapshot = resolved.snapshot
     digest = query_hmac(answer["query"])
+    timings = {name: duration_ms for name, duration_ms in answer["timings"].items() if duration_ms}
     note(
         query_hmac=digest,
         collection=snapshot.collection,
@@ -62,7 +63,7 @@ def record_search(answer: Mapping[str, Any], shown: Sequence[Shown], resolved: R
         cache=answer["cache"],
         retrieval_mode=snapshot.retrieval_mode,
         degraded=answer["degraded"],
-        timings={name: duration_ms for name, duration_ms in answer["timings"].items() if duration_ms},
+        timings=timings,
     )
     record_query(
         PerformanceRow(
@@ -77,7 +78,7 @@ def record_search(answer: Mapping[str, Any], shown: Sequence[Shown], resolved: R
             degraded=answer["degraded"],
             result_count=len(shown),
             top_score=shown[0].fused_score if shown else None,
-            timings_ms={name: duration_ms for name, duration_ms in answer["timings"].items() if duration_ms},
+            timings_ms=timings,
             weights_version=snapshot.weights_version,
             ltr_version=snapshot.ranker_label,
             embedder_version=snapshot.space.label,

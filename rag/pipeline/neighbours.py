@@ -54,15 +54,18 @@ def _common_products(terms: Int64Array, rows: Int64Array, weights: Float64Array,
 
 
 def _rare_products(terms: Int64Array, rows: Int64Array, weights: Float64Array, n: int) -> Float32Array:
-    """What terms of few candidates add: pair by pair, which for these is far less work; float32, shape (n, n)."""
+    """What terms of few candidates add: pair by pair, which for these is far less work; float32, shape (n, n).
+
+    Zero on the diagonal.
+    """
     sizes = run_lengths(terms)
-    # Each triple meets all those of its term, which follow each other.
-    partners = np.repeat(sizes, sizes)
+    # Each triple meets those of its term that follow it, which lie next to it: the rows of a term ascend.
+    partners = np.repeat(np.cumsum(sizes), sizes) - np.arange(1, len(terms) + 1)
     left = np.repeat(np.arange(len(terms)), partners)
-    first = np.repeat(np.repeat(np.cumsum(sizes) - sizes, sizes), partners)
-    right = first + np.arange(len(left)) - np.repeat(np.cumsum(partners) - partners, partners)
+    right = np.arange(1, len(left) + 1) - np.repeat(np.cumsum(partners) - partners - np.arange(len(terms)), partners)
     pairs = np.bincount(rows[left] * n + rows[right], weights=weights[left] * weights[right], minlength=n * n)
-    return pairs.reshape(n, n).astype(np.float32)
+    upper = pairs.reshape(n, n).astype(np.float32)
+    return upper + upper.T
 
 
 def embedding_similarity(embeddings: Float32Array) -> Float32Array:
