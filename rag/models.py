@@ -552,6 +552,13 @@ class Source(models.Model):
     def is_running(self) -> bool:
         return self.running_until is not None and self.running_until > timezone.now()
 
+    def in_words(self) -> str:
+        """How it stands when nobody looks at it: all is well only when all that was read could be indexed, too."""
+        failed = self.collection.documents.filter(source_root=self.root, state=DocumentState.FAILED).count()
+        if failed and self.outcome == SourceOutcome.OK:
+            return f"{failed} of its documents could not be indexed"
+        return str(SourceOutcome(self.outcome).label)
+
 
 class SourceItem(models.Model):
     """What was found at a path of a source: what tells whether it has changed, and why it could not be read."""

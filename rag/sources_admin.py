@@ -107,12 +107,13 @@ class SourceAdmin(admin.ModelAdmin[Source]):
             return format_html("<strong>{}</strong>", "… is being looked at")
         outcome = SourceOutcome(source.outcome)
         mark = {SourceOutcome.OK: "✓", SourceOutcome.PARTIAL: "◐", SourceOutcome.FAILED: "✗"}
-        said = [outcome.label]
+        said = [source.in_words()]
         if source.fault_count:
             said.append(f"{source.fault_count} could not be read")
         if source.is_paused:
             said.append("paused")
-        line = f"{mark.get(outcome, '·')} {', '.join(said)}"
+        is_whole = outcome is not SourceOutcome.OK or said[0] == outcome.label
+        line = f"{mark.get(outcome, '·') if is_whole else '◐'} {', '.join(said)}"
         return format_html("{}<br><small>{}</small>", line, source.error) if source.error else format_html("{}", line)
 
     @admin.display(description="last look", ordering="finished_at")

@@ -12,7 +12,7 @@ from ops.contracts.principal import SYSTEM
 from ops.contracts.problems import Problem
 from ops.terminal import console, printable
 from rag.ingest import service as ingest
-from rag.models import Collection, RunState, Source, SourceKind, SourceOutcome
+from rag.models import Collection, RunState, Source, SourceKind
 from rag.sources import service
 from rag.sources.connectors import CONNECTORS
 
@@ -171,8 +171,7 @@ def _option_help() -> str:
 def _standing(source: Source) -> str:
     if source.is_running:
         return "is being looked at"
-    label = str(SourceOutcome(source.outcome).label)
-    return f"{label}: {source.error}" if source.error else label
+    return f"{source.in_words()}: {source.error}" if source.error else source.in_words()
 
 
 def _plain(source: Source) -> dict[str, Any]:

@@ -289,6 +289,14 @@ def command(*arguments: str) -> str:
     return output.getvalue()
 
 
+def test_a_file_that_could_be_read_but_not_indexed_is_no_good_news(folder: Folder, collection: Collection) -> None:
+    folder.put("broken.pdf", "%PDF-1.7 and no more")
+    command("add", "shelf", "folder", folder.location, "--collection=c")
+    command("sync", "shelf")
+    (listed,) = json.loads(command("list", "--json"))
+    assert listed["state"] == "1 of its documents could not be indexed"
+
+
 def test_the_command_does_all_of_it(folder: Folder, collection: Collection) -> None:
     folder.put("draft.txt", "A draft.")
     assert "no source yet" in command("list")
