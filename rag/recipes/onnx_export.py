@@ -75,6 +75,10 @@ def export(
             embedding: torch.Tensor = output["sentence_embedding"]
             return embedding
 
+    if not hasattr(encoder.tokenizer, "backend_tokenizer"):
+        raise ExportError(
+            f"{model_folder.name} has no transformer with a fast tokenizer (tokenizer.json), which serving needs."
+        )
     sample = encoder.tokenizer(list(PROBES[:2]), padding=True, return_tensors="pt")
     output_folder.mkdir(parents=True, exist_ok=True)
     model_path = output_folder / "model.onnx"
@@ -96,8 +100,6 @@ def export(
             # The tracing exporter writes one file and a graph that ran 10 to 15 % faster than the dynamo exporter's.
             dynamo=False,
         )
-    if not hasattr(encoder.tokenizer, "backend_tokenizer"):
-        raise ExportError(f"{model_folder.name} has no fast tokenizer (tokenizer.json), which serving needs.")
     (output_folder / "tokenizer.json").write_text(encoder.tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
     dimension, max_tokens = encoder.get_embedding_dimension(), encoder.max_seq_length
     if dimension is None or max_tokens is None:

@@ -58,6 +58,16 @@ class TestExport:
         own, chosen = (embedder_of(tmp_path / name).embed_query("bees dance") for name in ("own", "chosen"))
         assert own @ chosen < 0.999
 
+    def test_a_table_of_words_without_a_transformer_is_refused(self, model: Path, tmp_path: Path) -> None:
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+        from tokenizers import Tokenizer
+
+        words = StaticEmbedding(Tokenizer.from_file(str(model / "tokenizer.json")), embedding_dim=8)
+        SentenceTransformer(modules=[words], device="cpu").save(str(tmp_path / "static"))
+        with pytest.raises(ExportError, match="static has no transformer with a fast tokenizer"):
+            export(tmp_path / "static", tmp_path / "out")
+
     def test_a_prompt_that_the_model_leaves_out_of_its_pooling_is_refused(self, copy: Path, tmp_path: Path) -> None:
         edit(copy / "1_Pooling" / "config.json", include_prompt=False)
         export(copy, tmp_path / "without")
