@@ -73,7 +73,8 @@ def tests(clean: Mapping[str, str], coverage: bool) -> bool:
     environment = {**clean, "ZENGLOW_TEST_DATA_DIR": data_dir, "OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONWARNINGS")
     processes = min(max(processors(), 2), MOST_TEST_PROCESSES)
-    arguments = ["-m", "pytest", "-q", "-n", str(processes)]
+    # Each process begins with a stretch of its own, so that few start a server that another has started already.
+    arguments = ["-m", "pytest", "-q", "-n", str(processes), "--dist", "worksteal"]
     if coverage:
         arguments += ["--cov", "--cov-report=xml", "--cov-report="]
     passed, output = timed("tests", arguments, environment)
