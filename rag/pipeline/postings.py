@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from django.conf import settings
 
+from rag.pipeline.best import best
 from rag.pipeline.bm25 import BM25_B, BM25_K1
 from rag.pipeline.database import HotCursor
 from rag.pipeline.snapshot import PipelineSnapshot
@@ -80,14 +81,8 @@ def rank(postings: Sequence[TermPostings], weights: Float64Array, depth: int) ->
         chunk_ids, scores = chunk_ids[order], scores[order]
         begins = np.flatnonzero(np.concatenate([[True], chunk_ids[1:] != chunk_ids[:-1]]))
         chunk_ids, scores = chunk_ids[begins], np.add.reduceat(scores, begins)
-    if len(scores) > depth:
-        least = np.partition(scores, len(scores) - depth)[len(scores) - depth]
-        places = np.flatnonzero(scores >= least)
-    else:
-        places = np.arange(len(scores))
-    # Ids ascend with places, and a stable sort leaves equals in their order.
-    order = np.argsort(-scores[places], kind="stable")[:depth]
-    return chunk_ids[places[order]]
+    # Ids ascend with places.
+    return chunk_ids[best(scores, depth)]
 
 
 class HeldPostings:

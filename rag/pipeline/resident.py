@@ -20,6 +20,7 @@ import numpy as np
 from django.conf import settings
 from django.db import connection
 
+from rag.pipeline.best import best
 from rag.pipeline.database import HotCursor, hot_cursor, sent_vector
 from rag.pipeline.eligible import Eligibility
 from rag.pipeline.snapshot import PipelineSnapshot
@@ -79,14 +80,8 @@ class ResidentCollection:
     def nearest(self, query_embedding: Float32Array, depth: int) -> Int64Array:
         """Ids of the ``depth`` chunks with the highest cosine, int64, best first; ties by id."""
         cosines = (self.embeddings @ query_embedding).round(DECIMALS)
-        if len(cosines) > depth:
-            least = np.partition(cosines, len(cosines) - depth)[len(cosines) - depth]
-            places = np.flatnonzero(cosines >= least)
-        else:
-            places = np.arange(len(cosines))
-        # Ids ascend with places, and a stable sort leaves equals in their order.
-        order = np.argsort(-cosines[places], kind="stable")[:depth]
-        return self.chunk_ids[places[order]]
+        # Ids ascend with places.
+        return self.chunk_ids[best(cosines, depth)]
 
     def gather(self, chunk_ids: Int64Array) -> Gathered | None:
         """What is held of chunks, ascending ids; ``None`` when one of them is not here: it is newer."""
