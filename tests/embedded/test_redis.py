@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from tests.embedded.support import finish, kill, processes_below, python
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, eventually
 from zenglow_site.embedded import redis as redis_module
 from zenglow_site.embedded.accounts import Account
 from zenglow_site.embedded.errors import StartError, StartTimeoutError
@@ -46,6 +46,13 @@ def process_of(server: EmbeddedRedis) -> int:
     process_id = server.process_id()
     assert process_id is not None
     return process_id
+
+
+def kill_once_logged(server: EmbeddedRedis, word: bytes) -> None:
+    """Kill it when `word` stands in its log, which it writes after it answered while the disk is busy with a sync."""
+    log = server.data / "appendonly.aof"
+    eventually(lambda: word in log.read_bytes())
+    kill(process_of(server))
 
 
 # --- starting --------------------------------------------------------------------------------------------------------
@@ -145,7 +152,7 @@ def test_it_recovers_with_its_data_when_the_server_is_killed(redis_server: Embed
     with client(redis_server, 1) as connection:
         connection.rpush("queue", "a", "b")
     killed = process_of(redis_server)
-    kill(killed)
+    kill_once_logged(redis_server, b"queue")
     assert redis_server.socket_path.exists()
 
     # The same object, which has seen the server alive; the socket and the process id of the dead one are there.
@@ -161,7 +168,7 @@ def test_it_loads_a_log_whose_end_was_cut_off(redis_server: EmbeddedRedis) -> No
     with client(redis_server) as connection:
         connection.set("first", "1")
         connection.set("last", "2")
-    kill(process_of(redis_server))
+    kill_once_logged(redis_server, b"last")
     log = redis_server.data / "appendonly.aof"
     os.truncate(log, log.stat().st_size - 7)
 
