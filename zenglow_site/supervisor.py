@@ -380,7 +380,9 @@ class Supervisor:
         return f"""
 ZenGlow is up ({seconds:.0f} s).
 
+  Ask         {self.url}/
   Search      {self.url}/search/
+  Voice       {self.url}/voice/
   Documents   {self.url}/documents/
   Admin       {self.url}/admin/
   API         {self.url}/api/docs/
