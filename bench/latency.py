@@ -3,7 +3,7 @@
 Uncached: each query is asked once. Beside it a plain script: one ``SentenceTransformer.encode`` (torch, with the
 thread count that is best just now) and one bare top-100 query of pgvector; and the same with our ONNX encoder.
 Cached: beside it a view that returns the same bytes through the same middleware.
-Sixteen at once: beside it the bare encoder, in batches of sixteen.
+Sixteen at once: beside it the bare encoder, in batches of sixteen. Once with one web process and once with several.
 The sides take turns, in several rounds: a ratio is the median of those of the rounds.
 """
 
@@ -26,13 +26,15 @@ import numpy as np
 
 from bench.hardened import hardened
 from bench.public import SLUG, ensure_indexed, judged_queries
-from bench.serving import Client, at_once, percentile, time_ms, web_server
+from bench.serving import Client, at_once, percentile, time_ms, web_server, web_servers
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 CONCURRENCY = 16
 WARM_UP = 20
 HITS = 100
 BATCHES = 8
+SEVERAL = max(2, min(4, os.cpu_count() or 1))
+"""Web processes where one is not all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,8 @@ class Round:
     uncached: Uncached
     cached: Cached
     crowd: Crowd
+    crowd_of_several: Crowd
+    """The same with `SEVERAL` web processes."""
 
 
 def main() -> None:
@@ -92,25 +96,28 @@ def main() -> None:
     chunks = ensure_indexed()
     from django.core.cache import cache
 
-    cache.clear()
     single = WARM_UP + options.rounds * options.queries
-    texts = distinct_queries(single + options.rounds * BATCHES * CONCURRENCY)
+    texts = distinct_queries(single + 2 * options.rounds * BATCHES * CONCURRENCY)
     parts = BareParts(texts[:WARM_UP])
     rounds = []
     with ExitStack() as stack:
         key = stack.enter_context(hardened()) if options.hardened else None
         _, port = stack.enter_context(web_server())
         client = stack.enter_context(Client(port, key))
-        for text in texts[:WARM_UP]:
-            client.post_json("/rag/query2", {"query": text, "collection": SLUG})
+        shared_port, own_ports = stack.enter_context(web_servers(SEVERAL))
+        for warmed_up in [client, *(stack.enter_context(Client(own_port, key)) for own_port in own_ports)]:
+            cache.clear()
+            for text in texts[:WARM_UP]:
+                warmed_up.post_json("/rag/query2", {"query": text, "collection": SLUG})
         for number in range(options.rounds):
             asked = texts[WARM_UP + number * options.queries :][: options.queries]
-            crowd = texts[single + number * BATCHES * CONCURRENCY :][: BATCHES * CONCURRENCY]
+            crowds = texts[single + 2 * number * BATCHES * CONCURRENCY :][: 2 * BATCHES * CONCURRENCY]
             rounds.append(
                 Round(
                     uncached(client, parts, asked),
                     cached(client, texts[0]),
-                    sixteen_at_once(port, parts, crowd, key),
+                    sixteen_at_once(port, parts, crowds[::2], key),
+                    sixteen_at_once(shared_port, parts, crowds[1::2], key),
                 )
             )
             print(rounds[-1], flush=True)
@@ -299,6 +306,7 @@ def report(rounds: list[Round], chunks: int, threads: int, options: argparse.Nam
         row("full cache hit", lambda one: one.cached.server),
         row("view with the same bytes and middleware", lambda one: one.cached.same_bytes),
         row(f"{CONCURRENCY} at once", lambda one: one.crowd.served),
+        row(f"{CONCURRENCY} at once, {SEVERAL} web processes", lambda one: one.crowd_of_several.served),
         "",
         "A plain script encodes the query and asks pgvector for the nearest 100 of a table of ids and vectors, once.",
         "",
@@ -321,11 +329,22 @@ def report(rounds: list[Round], chunks: int, threads: int, options: argparse.Nam
             0.8,
             at_least=True,
         ),
+        ratio(
+            f"the same with {SEVERAL} web processes",
+            lambda one: one.crowd_of_several.served_per_s / one.crowd_of_several.encoded_per_s,
+            0.8,
+            at_least=True,
+        ),
         ratio(f"{CONCURRENCY} at once: p95 / p50", lambda one: one.crowd.served.p95_ms / one.crowd.served.p50_ms, 3),
+        ratio(
+            f"the same with {SEVERAL} web processes",
+            lambda one: one.crowd_of_several.served.p95_ms / one.crowd_of_several.served.p50_ms,
+            3,
+        ),
         "",
         f"{CONCURRENCY} at once: {over_rounds(lambda one: one.crowd.served_per_s):.1f} answers a second beside "
         f"{over_rounds(lambda one: one.crowd.encoded_per_s):.1f} texts encoded a second; "
-        f"{sum(one.crowd.failed for one in rounds)} requests failed.",
+        f"{sum(one.crowd.failed + one.crowd_of_several.failed for one in rounds)} requests failed.",
         "",
         "## Where an uncached query spends its time",
         "",

@@ -13,12 +13,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from bench.setup import DATA_DIR
+from zenglow_site.supervisor import BACKLOG
 
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 180.0
@@ -29,24 +30,46 @@ REQUEST_TIMEOUT_S = 60.0
 def web_server() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """The process and the port of a Daphne that is up and has loaded its models."""
     port = free_port()
+    with _daphne(port) as up:
+        yield up, port
+
+
+@contextmanager
+def web_servers(count: int) -> Iterator[tuple[int, list[int]]]:
+    """The port that so many share, as with ``ZENGLOW_WEB_PROCESSES``, and one of each for it alone.
+
+    All have loaded their models.
+    """
+    with socket.create_server(("127.0.0.1", 0), backlog=BACKLOG) as listener, ExitStack() as stack:
+        own_ports = [free_port() for _ in range(count)]
+        for own_port in own_ports:
+            stack.enter_context(_daphne(own_port, listener.fileno()))
+        yield listener.getsockname()[1], own_ports
+
+
+def _daphne(port: int, listener: int | None = None) -> AbstractContextManager[subprocess.Popen[bytes]]:
     environment = os.environ | {
         "DJANGO_SETTINGS_MODULE": "bench.server_settings",
         "ZENGLOW_DATA_DIR": os.environ.get("ZENGLOW_DATA_DIR", str(DATA_DIR)),
         "ZENGLOW_PORT": str(port),
         "OPS_LOG_LEVEL": os.environ.get("OPS_LOG_LEVEL", "INFO"),
     }
-    command = ["-m", "daphne", "--verbosity", "0", "--no-server-name", "-b", "127.0.0.1", "-p", str(port)]
-    with serving([sys.executable, *command, "zenglow_site.asgi:application"], port, "/health/ready", environment) as up:
-        yield up, port
+    shared = [] if listener is None else ["--fd", str(listener)]
+    address = ["-b", "127.0.0.1", "-p", str(port), *shared]
+    command = [sys.executable, "-m", "daphne", "--verbosity", "0", "--no-server-name", *address]
+    descriptors = () if listener is None else (listener,)
+    return serving([*command, "zenglow_site.asgi:application"], port, "/health/ready", environment, descriptors)
 
 
 @contextmanager
 def serving(
-    command: Sequence[str], port: int, ready_path: str, environment: dict[str, str]
+    command: Sequence[str], port: int, ready_path: str, environment: dict[str, str], descriptors: Sequence[int] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A server process from when ``ready_path`` answers 200 until the block ends."""
+    """A server process from when ``ready_path`` answers 200 until the block ends. It inherits the ``descriptors``."""
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=log, stderr=log, pass_fds=tuple(descriptors)
+        )
         try:
             deadline = time.monotonic() + START_TIMEOUT_S
             while not _is_ready(port, ready_path):

@@ -37,7 +37,8 @@ _beginning = 0
 
 def capacity() -> int:
     """Sessions that this process takes at once."""
-    return settings.VOICE_MAX_SESSIONS or SESSIONS_PER_CORE * (os.cpu_count() or 1)
+    of_the_machine: int = SESSIONS_PER_CORE * (os.cpu_count() or 1)
+    return settings.VOICE_MAX_SESSIONS or max(of_the_machine // settings.ZENGLOW_WEB_PROCESSES, 1)
 
 
 def open_sessions() -> int:

@@ -154,6 +154,16 @@ declare(
         maximum=3600,
     ),
     Variable(
+        "ZENGLOW_WEB_PROCESSES",
+        Kind.INTEGER,
+        "Web server processes that `make run` starts on one port. Where many ask at once, two answer about a third "
+        "more than one. Each takes memory of its own for its models, and a spoken conversation whose connection was "
+        "lost goes on only where it was.",
+        default=1,
+        minimum=1,
+        maximum=64,
+    ),
+    Variable(
         "ZENGLOW_WORKER_PROCESSES",
         Kind.INTEGER,
         "Background worker processes that `make run` starts.",

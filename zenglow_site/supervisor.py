@@ -52,6 +52,8 @@ STORE_CHECK_INTERVAL_S = 2.0
 STORE_PATIENCE_S = 5.0
 STORE_STOP_TIMEOUT_S = 20.0
 WEB_START_TIMEOUT_S = 300.0
+BACKLOG = 128
+"""Connections that wait for one of several web servers to accept them."""
 
 KEY_HINT = """
   Everybody signs in, or uses a key, such as this one:
@@ -75,6 +77,8 @@ class Service:
 
     name: str
     command: Sequence[str]
+    descriptors: Sequence[int] = ()
+    """What it inherits besides its output."""
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     pause_s: float = FIRST_RESTART_PAUSE_S
@@ -88,6 +92,7 @@ class Supervisor:
     data_dir: Path
     host: str
     port: int
+    web_processes: int
     worker_processes: int
     keys_enabled: bool
     stack: EmbeddedStack | None
@@ -100,6 +105,8 @@ class Supervisor:
     is_interruptible: bool = False
     has_tls: bool = False
     """Whether the web server speaks TLS itself (`zenglow_site.tls`)."""
+    listener: socket.socket | None = None
+    """What several web servers accept from; a single one listens by itself."""
     store_trouble: str = ""
 
     @property
@@ -147,17 +154,10 @@ class Supervisor:
             return
         self.say("Starting the web server and the worker …")
         python = [sys.executable, "-m"]
-        address = ["-b", self.host, "-p", str(self.port)]
         schedule = str(self.data_dir / "run" / "celerybeat-schedule")
         Path(schedule).parent.mkdir(parents=True, exist_ok=True)
         self.services = [
-            Service(
-                "web",
-                [
-                    *[*python, "zenglow_site.tls" if self.has_tls else "daphne", "--verbosity", "0"],
-                    *["--no-server-name", *address, "zenglow_site.asgi:application"],
-                ],
-            ),
+            *self._web_services(),
             Service(
                 "worker",
                 [
@@ -171,6 +171,19 @@ class Supervisor:
         for service in self.services:
             self._start(service)
         self._wait_for_web()
+
+    def _web_services(self) -> list[Service]:
+        address, descriptors = ["-b", self.host, "-p", str(self.port)], []
+        if self.web_processes > 1:
+            self.listener = socket.create_server((self.host, self.port), family=self._family, backlog=BACKLOG)
+            descriptors = [self.listener.fileno()]
+            address = ["--fd", str(descriptors[0])]
+        server = [sys.executable, "-m", "zenglow_site.tls" if self.has_tls else "daphne", "--verbosity", "0"]
+        command = [*server, "--no-server-name", *address, "zenglow_site.asgi:application"]
+        return [
+            Service("web" if number == 1 else f"web-{number}", command, descriptors)
+            for number in range(1, self.web_processes + 1)
+        ]
 
     def _prepare(self) -> None:
         """Bring the database and the files up to date. Raises `SupervisorError`."""
@@ -206,6 +219,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                pass_fds=service.descriptors,
                 start_new_session=True,
             )
         service.started_at = time.monotonic()
@@ -235,8 +249,12 @@ class Supervisor:
                 connection.close()
 
     def _check_port(self) -> None:
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
+        if self.web_processes > 1 and (self.has_tls or self._family != socket.AF_INET):
+            raise SupervisorError(
+                "Several web processes share a plain IPv4 address. Set ZENGLOW_WEB_PROCESSES=1, or have a proxy in "
+                "front of them speak TLS and IPv6."
+            )
+        with socket.socket(self._family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((self.host, self.port))
@@ -304,6 +322,8 @@ class Supervisor:
     def _bring_down(self) -> None:
         self.say("Stopping …")
         _end([*self.commands, *(service.process for service in self.services if service.process is not None)])
+        if self.listener is not None:
+            self.listener.close()
         if self.stack is not None:
             self.stack.stop(STORE_STOP_TIMEOUT_S)
         self.say("Stopped.")
@@ -350,6 +370,10 @@ class Supervisor:
     def _metrics_folder(self) -> Path:
         """Where our children keep their counts, so that whichever is scraped tells those of all."""
         return self.data_dir / "run" / "metrics"
+
+    @property
+    def _family(self) -> socket.AddressFamily:
+        return socket.AF_INET6 if ":" in self.host else socket.AF_INET
 
     @property
     def _reachable_host(self) -> str:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import psutil
 import psycopg
 import pytest
 
@@ -39,9 +40,10 @@ def test_ctrl_c_ends_all_of_it_and_the_next_start_finds_its_data(make_zenglow: M
     # What it prints can be followed to the letter.
     addresses = [line.split()[-1] for line in zenglow.lines if "http://127.0.0.1" in line and "curl" not in line]
     assert [address.removeprefix(f"http://127.0.0.1:{zenglow.port}") for address in addresses] == [
-        *("/search/", "/documents/", "/admin/", "/api/docs/")
+        *("/", "/search/", "/voice/", "/documents/", "/admin/", "/api/docs/")
     ]
-    assert all(zenglow.call(address).status in {200, 302} for address in ("/search/", "/documents/", "/admin/"))
+    pages = ("/", "/search/", "/voice/", "/documents/", "/admin/")
+    assert all(zenglow.call(address).status in {200, 302} for address in pages)
     (curl,) = (shlex.split(line)[1:] for line in zenglow.lines if "curl" in line)
     assert curl[:3] == ["curl", "-s", f"http://127.0.0.1:{zenglow.port}/rag/query2"]
     assert curl[3:-1] == ["-H", "Content-Type: application/json", "-d"]
@@ -78,6 +80,44 @@ def test_ctrl_c_ends_all_of_it_and_the_next_start_finds_its_data(make_zenglow: M
     ]
     assert zenglow.end(signal.SIGTERM) == 0
     assert zenglow.family() == []
+
+
+def test_several_web_processes_share_the_port_and_stand_in_for_each_other(make_zenglow: MakeZenglow) -> None:
+    zenglow = make_zenglow(ZENGLOW_WEB_PROCESSES="2")
+    zenglow.start()
+    assert zenglow.finished(zenglow.index(DOCUMENTS))["added"] == len(DOCUMENTS)
+    killed, other = web_processes(zenglow)
+
+    for _ in range(12):
+        assert zenglow.query("bees").status == 200
+    # Whichever is asked counts for both.
+    zenglow.eventually(
+        lambda: zenglow.call("/metrics/json"), lambda answer: answer.body["query_stats"]["queries"] == 12
+    )
+
+    killed.kill()
+    assert zenglow.query("owls").body["results"][0]["document_id"] == "owls"
+    zenglow.wait_for_line("process ended with -9; starting it again")
+    eventually(lambda: len(web_processes(zenglow)) == 2)
+    assert killed.pid not in {process.pid for process in web_processes(zenglow)}
+    assert other.pid in {process.pid for process in web_processes(zenglow)}
+
+    family = zenglow.family()
+    assert zenglow.end(signal.SIGINT) == 0
+    assert all_gone(family)
+
+
+def web_processes(zenglow: Zenglow) -> list[psutil.Process]:
+    children = psutil.Process(zenglow.process.pid).children()
+    return [child for child in children if "daphne" in command_of(child)]
+
+
+def test_several_web_processes_are_refused_where_they_cannot_share_an_address(make_zenglow: MakeZenglow) -> None:
+    refused = make_zenglow(ZENGLOW_WEB_PROCESSES="2", ZENGLOW_HOST="::1").run("serve")
+
+    assert refused.returncode == 2
+    assert "Set ZENGLOW_WEB_PROCESSES=1" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 def test_it_takes_over_from_one_that_was_killed(make_zenglow: MakeZenglow) -> None:
