@@ -175,7 +175,8 @@ class Supervisor:
     def _web_services(self) -> list[Service]:
         address, descriptors = ["-b", self.host, "-p", str(self.port)], []
         if self.web_processes > 1:
-            self.listener = socket.create_server((self.host, self.port), family=self._family, backlog=BACKLOG)
+            self.listener = self._bound()
+            self.listener.listen(BACKLOG)
             descriptors = [self.listener.fileno()]
             address = ["--fd", str(descriptors[0])]
         server = [sys.executable, "-m", "zenglow_site.tls" if self.has_tls else "daphne", "--verbosity", "0"]
@@ -249,20 +250,26 @@ class Supervisor:
                 connection.close()
 
     def _check_port(self) -> None:
-        if self.web_processes > 1 and (self.has_tls or self._family != socket.AF_INET):
+        if self.web_processes > 1 and (self.has_tls or self._is_ipv6):
             raise SupervisorError(
                 "Several web processes share a plain IPv4 address. Set ZENGLOW_WEB_PROCESSES=1, or have a proxy in "
                 "front of them speak TLS and IPv6."
             )
-        with socket.socket(self._family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((self.host, self.port))
-            except OSError as error:
-                raise SupervisorError(
-                    f"{self.host}:{self.port} can't be used ({error.strerror}). "
-                    f"Choose another port: make run PORT={self.port + 1 if self.port < 65_535 else 8000}"
-                ) from error
+        self._bound().close()
+
+    def _bound(self) -> socket.socket:
+        """A socket on our address. Raises `SupervisorError` where that can't be used."""
+        bound = socket.socket(socket.AF_INET6 if self._is_ipv6 else socket.AF_INET, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((self.host, self.port))
+        except OSError as error:
+            bound.close()
+            raise SupervisorError(
+                f"{self.host}:{self.port} can't be used ({error.strerror}). "
+                f"Choose another port: make run PORT={self.port + 1 if self.port < 65_535 else 8000}"
+            ) from error
+        return bound
 
     # --- kept up ----
 
@@ -372,8 +379,8 @@ class Supervisor:
         return self.data_dir / "run" / "metrics"
 
     @property
-    def _family(self) -> socket.AddressFamily:
-        return socket.AF_INET6 if ":" in self.host else socket.AF_INET
+    def _is_ipv6(self) -> bool:
+        return ":" in self.host
 
     @property
     def _reachable_host(self) -> str:

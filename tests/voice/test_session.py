@@ -133,6 +133,16 @@ async def test_a_lost_connection_goes_on_with_the_sentence(runbook: None) -> Non
     await sessions.end_all()
 
 
+def test_web_processes_share_the_places_of_their_machine(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    settings.VOICE_MAX_SESSIONS = 0
+
+    settings.ZENGLOW_WEB_PROCESSES = 2
+    assert sessions.capacity() == 4
+    settings.ZENGLOW_WEB_PROCESSES = 64
+    assert sessions.capacity() == 1
+
+
 async def test_past_its_capacity_it_refuses_politely(runbook: None, settings: Settings) -> None:
     settings.VOICE_MAX_SESSIONS = 1
     async with talking() as first, talking() as second:
