@@ -44,7 +44,9 @@ _ROWS_PER_DELETE = 5_000
 
 def query_hmac(query: str) -> str:
     """The keyed hash by which a query is known outside of the query log: 64 hexadecimal digits."""
-    return hmac.digest(_key(), query.encode(), "sha256").hex()
+    keyed = _keyed().copy()
+    keyed.update(query.encode())
+    return keyed.hexdigest()
 
 
 def record_search(answer: Mapping[str, Any], shown: Sequence[Shown], resolved: Resolved, principal: Principal) -> None:
@@ -253,5 +255,7 @@ def _writer() -> BatchWriter[_Logged]:
 
 
 @cache
-def _key() -> bytes:
-    return hmac.new(settings.SECRET_KEY.encode(), b"zenglow.query_hmac", hashlib.sha256).digest()
+def _keyed() -> hmac.HMAC:
+    """To be copied for each query."""
+    key = hmac.new(settings.SECRET_KEY.encode(), b"zenglow.query_hmac", hashlib.sha256).digest()
+    return hmac.new(key, digestmod=hashlib.sha256)

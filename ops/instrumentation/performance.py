@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
@@ -23,8 +22,7 @@ TIMED_STAGES = ("embed", "retrieval", "feature", "ltr", "fusion", "pipeline", "g
 """The stages with a column ``<stage>_ms`` of their own."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PerformanceRow:
+class PerformanceRow(NamedTuple):
     """How one query went. No text: ``query_hmac`` is its keyed hash in hexadecimal digits.
 
     ``status`` is the HTTP status that the query had or would have had; from 500 on it counts as an error.
@@ -40,10 +38,10 @@ class PerformanceRow:
     mode: str
     cache: str
     status: int
+    timings_ms: Mapping[str, float]
     degraded: Sequence[str] = ()
     result_count: int = 0
     top_score: float | None = None
-    timings_ms: Mapping[str, float]
     weights_version: int | None = None
     ltr_version: str | None = None
     embedder_version: str | None = None
@@ -72,7 +70,7 @@ class Unfinished:
         """Have the rows written, with these timings added. Again: does nothing."""
         rows, self._rows = self._rows, []
         for row in rows:
-            _hand_on(replace(row, timings_ms={**row.timings_ms, **timings_ms}), self._around)
+            _hand_on(row._replace(timings_ms={**row.timings_ms, **timings_ms}), self._around)
 
     @contextmanager
     def finishing(self, stage: str) -> Iterator[None]:

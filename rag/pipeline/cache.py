@@ -17,6 +17,8 @@ from redis.exceptions import NoScriptError, RedisError
 from ops import tracing
 from ops.contracts.metrics import declare_counter
 from ops.instrumentation.snapshot import SNAPSHOT
+from rag.pipeline import redis_line
+from rag.pipeline.redis_line import Command
 
 logger = logging.getLogger(__name__)
 
@@ -126,13 +128,10 @@ def peek(name: CacheName, key: str) -> bytes | None:
 def put(*entries: Entry) -> None:
     """Store in one round trip. Raises `CacheUnavailableError`."""
 
-    def store() -> None:
-        with _redis().pipeline(transaction=False) as pipeline:
-            for entry in entries:
-                pipeline.set(_made(_name(entry.name, entry.key)), _MARK + entry.value, ex=entry.ttl_s)
-            pipeline.execute()
-
-    _call(store)
+    commands: list[Command] = [
+        ("SET", _made(_name(entry.name, entry.key)), _MARK + entry.value, "EX", entry.ttl_s) for entry in entries
+    ]
+    _call(lambda: _asked(*commands))
 
 
 def claim(key: str, for_s: float) -> bool:
@@ -141,13 +140,14 @@ def claim(key: str, for_s: float) -> bool:
     Raises `CacheUnavailableError`.
     """
     made = _made(_name("claim", key))
-    return bool(_call(lambda: _redis().set(made, 1, nx=True, px=round(for_s * 1000))))
+    (claimed,) = _call(lambda: _asked(("SET", made, 1, "NX", "PX", round(for_s * 1000))))
+    return bool(claimed)
 
 
 def disclaim(key: str) -> None:
     """End a claim early. Raises `CacheUnavailableError`."""
     made = _made(_name("claim", key))
-    _call(lambda: _redis().delete(made))
+    _call(lambda: _asked(("DEL", made)))
 
 
 def _name(name: CacheName | Literal["claim"], key: str) -> str:
@@ -156,29 +156,34 @@ def _name(name: CacheName | Literal["claim"], key: str) -> str:
 
 def _read(name: CacheName, key: str) -> bytes | None:
     made = _made(_name(name, key))
-    return _decoded(_call(lambda: _redis().get(made)))
+    (value,) = _call(lambda: _asked(("GET", made)))
+    return _decoded(value)
 
 
-_shared: tuple[object, DefaultClient] | None = None
+_shared: tuple[object, DefaultClient, str] | None = None
 
 
-def _client() -> DefaultClient:
-    """What Django's cache asks Redis by, one a process: Django makes a cache of its own for each request (0.7 ms)."""
+def _client() -> tuple[DefaultClient, str]:
+    """What Django's cache asks Redis by, and what begins its keys.
+
+    One a process: Django makes a cache of its own for each request (0.7 ms).
+    """
     global _shared
     configured = settings.CACHES
     if _shared is None or _shared[0] is not configured:
-        _shared = configured, cache.client  # type: ignore[attr-defined]
-    return _shared[1]
+        client = cache.client  # type: ignore[attr-defined]
+        _shared = configured, client, str(client.make_key(""))
+    return _shared[1:]
 
 
 def _redis() -> redis.Redis:
-    client: redis.Redis = _client().get_client(write=True)
+    client: redis.Redis = _client()[0].get_client(write=True)
     return client
 
 
 def _made(name: str) -> str:
     """With Django's prefix and version, as every key of this cache."""
-    return str(_client().make_key(name))
+    return _client()[1] + name
 
 
 def _decoded(value: bytes | None) -> bytes | None:
@@ -189,28 +194,23 @@ def _decoded(value: bytes | None) -> bytes | None:
 
 def _run_script(keys: list[str], claim_ms: int) -> list[Any]:
     try:
-        reply: list[Any] = _asked("EVALSHA", _LOOK_UP_SHA, len(keys), *keys, claim_ms)
+        (reply,) = _asked(("EVALSHA", _LOOK_UP_SHA, len(keys), *keys, claim_ms))
     except NoScriptError:  # a Redis that was started since
-        reply = _asked("EVAL", _LOOK_UP, len(keys), *keys, claim_ms)
-    return reply
+        (reply,) = _asked(("EVAL", _LOOK_UP, len(keys), *keys, claim_ms))
+    found: list[Any] = reply
+    return found
 
 
-def _asked(*command: str | int) -> Any:
-    """Redis' own answer to a command. The client makes more of it, for its metrics and for whoever traces it."""
+def _asked(*commands: Command) -> list[Any]:
+    """Redis' own answers. The client makes more of them, for its metrics and for whoever traces it."""
     client: Any = _redis()
-    if tracing.is_on():
-        return client.execute_command(*command)
-    pool = client.connection_pool
-    connection = pool.get_connection()
-
-    def exchange() -> Any:
-        connection.send_command(*command)
-        return connection.read_response()
-
-    try:  # whatever interrupts an exchange has the connection closed: no answer is taken for another's
-        return connection.retry.call_with_retry(exchange, lambda error: connection.disconnect())
-    finally:
-        pool.release(connection)
+    if not tracing.is_on():
+        return redis_line.exchange(client.connection_pool, *commands)
+    with client.pipeline(transaction=False) as pipeline:
+        for command in commands:
+            pipeline.execute_command(*command)
+        answers: list[Any] = pipeline.execute()
+        return answers
 
 
 def _call(ask: Callable[[], Any]) -> Any:

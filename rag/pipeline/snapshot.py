@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from django.conf import settings
@@ -28,7 +29,7 @@ from rag.spaces import space_of
 FUSION_FIELDS = frozenset({"weights_version", "ltr_weight", "conceptual_weight"})
 
 # Shallow, as nothing in a request is a dataclass.
-_SHOWN_FIELDS = tuple(field.name for field in fields(SearchRequest) if field.name not in {"query", "filters"})
+_shown = attrgetter(*(field.name for field in fields(SearchRequest) if field.name not in {"query", "filters"}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class PipelineSnapshot:
         """`response_key` and `feature_key`."""
         everything, before_fusion = _digests(self)
         asked = canonical([request.query, request.filters])
-        shown = repr([getattr(request, name) for name in _SHOWN_FIELDS])
+        shown = repr(_shown(request))
         # Neither text holds the character that parts them: both write it as an escape.
         return digest(f"{everything}{shown}\0{asked}"), digest(f"{before_fusion}{asked}")
 
@@ -117,7 +118,7 @@ def resolve(
     if meanwhile is None or before is None or not principal.may_touch(collection_slug):
         return resolve_choice(collection_slug, principal, lambda: choose(collection_slug, routing))
     choice = choose(collection_slug, routing)
-    expected = _resolved(before, collection_slug, principal, choice)
+    expected = _expected(before, collection_slug, principal, choice)
     with brief_cursor() as cursor, cursor.ahead(_READ, {"slug": collection_slug}) as read:
         meanwhile(expected)
         rows = _rows(read())
@@ -132,6 +133,25 @@ def resolve_choice(collection_slug: str, principal: Principal, choice: Callable[
     if not rows:
         raise NotFound(f"There is no collection '{collection_slug}'. GET /rag/collections lists those you can search.")
     return _resolved(rows, collection_slug, principal, choice())
+
+
+def _expected(rows: list[_Row], collection_slug: str, principal: Principal, choice: Choice) -> Resolved:
+    """As `_resolved`; the same object as last time when all that it is made of is the same."""
+    made_of = (
+        principal.sees_all_groups,
+        principal.groups,
+        choice,
+        settings.RAG_RETRIEVAL_MODE,
+        settings.RAG_CANDIDATE_DEPTH,
+    )
+    known = _last_resolved.get(collection_slug)
+    if known is not None and known.rows is rows and known.made_of == made_of:
+        return known.resolved
+    resolved = _resolved(rows, collection_slug, principal, choice)
+    if len(_last_resolved) >= _REMEMBERED:
+        _last_resolved.clear()
+    _last_resolved[collection_slug] = _LastResolved(rows, made_of, resolved)
+    return resolved
 
 
 def _resolved(rows: list[_Row], collection_slug: str, principal: Principal, choice: Choice) -> Resolved:
@@ -220,3 +240,14 @@ def _rows(read: list[tuple[Any, ...]]) -> list[_Row]:
 _REMEMBERED = 1000
 _last_read: dict[str, list[_Row]] = {}
 """What this process last read of each collection: a guess, never an answer."""
+
+
+class _LastResolved(NamedTuple):
+    """``rows`` are one of `_last_read`'s, known by being the same object."""
+
+    rows: list[_Row]
+    made_of: tuple[object, ...]
+    resolved: Resolved
+
+
+_last_resolved: dict[str, _LastResolved] = {}

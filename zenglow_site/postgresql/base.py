@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 from django.db.backends.postgresql import base
+from psycopg_pool import ConnectionPool
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
@@ -19,12 +20,24 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """A connection whose server has not hung up: from the pool, where there is one."""
-        while True:
-            connection = super().get_new_connection(conn_params)
-            if self.pool is None or is_open(connection):
-                return connection
-            connection.close()
-            self.pool.putconn(connection)  # which makes another in its place
+        connection = super().get_new_connection(conn_params)
+        if (pool := self.pool) is None:
+            return connection
+        return connection if is_open(connection) else borrow(pool, connection)
+
+
+def borrow(pool: ConnectionPool[psycopg.Connection[Any]], dead: psycopg.Connection[Any] | None = None) -> Any:
+    """A connection of the pool whose server has not hung up, to be put back. ``dead``: one of it whose server has."""
+    while True:
+        if dead is not None:
+            dead.close()
+            pool.putconn(dead)  # which makes another in its place
+        elif pool.closed:  # nobody has used it yet
+            pool.open()
+        connection = pool.getconn()
+        if is_open(connection):
+            return connection
+        dead = connection
 
 
 def is_open(connection: psycopg.Connection[Any]) -> bool:
