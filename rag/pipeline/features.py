@@ -16,6 +16,7 @@ from rag.pipeline.bm25 import (
     dirichlet,
     inverse_document_frequency,
     look_up,
+    occurrences,
 )
 from rag.pipeline.fusion import min_max
 from rag.pipeline.memory import NOTHING, Memory, remembered
@@ -147,9 +148,7 @@ def _matches(
     n, m = len(candidates), len(query.unique_ids)
     if m == 0:
         return np.zeros(n), np.zeros(n), np.zeros(n)
-    term, found = look_up(candidates.tokens, query.unique_ids)
-    places = np.flatnonzero(found)
-    term = term[places]
+    places, term = occurrences(candidates.tokens, query.unique_ids)
     row = np.searchsorted(candidates.offsets, places, side="right") - 1
     in_title = places - candidates.offsets[row] < candidates.title_lengths[row]
     shares = idf / idf.sum()

@@ -11,11 +11,15 @@ the best ``depth`` chunks found by the rarest terms all have a score above what 
 a chunk that holds only those can't be among them, so they are only looked up for the chunks that hold a rarer one.
 
 The words of a query don't wait for its embedding: of a collection that is not large, a single statement splits the
-query into terms, counts them and ranks by them, and PostgreSQL works on it while the query is embedded.
+query into terms, counts them and ranks by them, and PostgreSQL works on it while the query is embedded. It takes three
+times as much of a processor as ranking by the postings in memory, so it is left where searches under way leave it no
+processor of its own.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -161,6 +165,32 @@ class _Counted:
 counted = _Counted()
 """Of this process; one small entry for each term that was asked for since the last change."""
 
+_ENOUGH_UNDER_WAY = max((os.cpu_count() or 1) // 2, 1)
+"""So many other searches of this process leave no processor idle: each embeds here and ranks in PostgreSQL."""
+
+
+class _UnderWay:
+    """Counts those who are at it in this process."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def one_more(self) -> Iterator[int]:
+        """Gives how many others there are when the block begins."""
+        with self._lock:
+            others = self._count
+            self._count += 1
+        try:
+            yield others
+        finally:
+            with self._lock:
+                self._count -= 1
+
+
+_under_way = _UnderWay()
+
 Words = Callable[[], tuple[QueryTerms, Int64Array | None]]
 """The query's terms, and what `retrieve_lexical` finds by them where that is known already. Called at most once."""
 
@@ -169,13 +199,25 @@ Words = Callable[[], tuple[QueryTerms, Int64Array | None]]
 def read_words(cursor: HotCursor, snapshot: PipelineSnapshot, eligibility: Eligibility, query: str) -> Iterator[Words]:
     """Begin with what a query's words say; the block may compute, and asks the database nothing before it calls.
 
-    All at once where PostgreSQL ranks, nothing is withheld or filtered away and the collection is not large, else step
-    by step.
+    All at once where PostgreSQL ranks, nothing is withheld or filtered away, the collection is not large and a
+    processor is idle, else step by step.
     """
+    with (
+        _under_way.one_more() as others,
+        _begun(cursor, snapshot, eligibility, query, spare=others < _ENOUGH_UNDER_WAY) as words,
+    ):
+        yield words
+
+
+@contextmanager
+def _begun(
+    cursor: HotCursor, snapshot: PipelineSnapshot, eligibility: Eligibility, query: str, spare: bool
+) -> Iterator[Words]:
+    """As `read_words`; ``spare``: a processor is idle."""
     text = lexical_text(query, snapshot.split_identifiers)
     is_plain = snapshot.retrieval_mode == "pgvector" and eligibility.is_everything and len(text) <= AT_ONCE_CHARACTERS
-    chunk_count, average_length = _totals(cursor, snapshot) if is_plain else (0, 0.0)
-    if not is_plain or chunk_count > AT_ONCE_CHUNKS:
+    chunk_count, average_length = _totals(cursor, snapshot) if spare and is_plain else (0, 0.0)
+    if not (spare and is_plain) or chunk_count > AT_ONCE_CHUNKS:
         yield lambda: (read_query(cursor, snapshot, query), None)
         return
     parameters = {

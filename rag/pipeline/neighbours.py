@@ -15,8 +15,6 @@ from rag.pipeline.bm25 import TermFrequencies, inverse_document_frequency, run_l
 from rag.pipeline.types import Float32Array, Float64Array, Int64Array
 
 NEIGHBOURS = 10
-SHARPNESS = 3
-"""Exponent of the similarities, so that the nearest neighbours count most."""
 LEXICAL_SHARE = 0.7
 COMMON = 8
 """Candidates that hold a common term. Of 200 candidates' terms a fifth are: the rest are cheaper pair by pair."""
@@ -139,7 +137,7 @@ def neighbour_weights(lexical: Float32Array, dense: Float32Array) -> Float32Arra
     if documents > NEIGHBOURS:
         least = np.partition(affinity, documents - NEIGHBOURS, axis=1)[:, documents - NEIGHBOURS, None]
         affinity *= affinity >= least
-    affinity **= SHARPNESS
+    affinity *= affinity * affinity  # the third power, which takes ten times as long as one
     affinity /= np.maximum(affinity.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
     return affinity
 

@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rag.pipeline.bm25 import TermFrequencies, bm25_scores, dirichlet
+from rag.pipeline.bm25 import TermFrequencies, bm25_scores, dirichlet, look_up, occurrences
 from rag.pipeline.features import COLUMN, FEATURES, SCHEMA, SCHEMA_VERSION, extract
 from rag.pipeline.neighbours import (
     NEIGHBOURS,
@@ -191,3 +193,15 @@ def test_equal_candidates_have_equal_features():
 
 def test_a_term_of_every_chunk_still_has_a_positive_weight():
     assert bm25_scores(query_terms([1], {1: 10}), candidates([[1], [2]]))[0] > 0
+
+
+@given(
+    st.lists(st.sampled_from([-1, 0, 3, 65_535, 65_536, 65_539, 131_072, 2**31 - 1]), max_size=40),
+    st.sets(st.sampled_from([0, 3, 65_536, 65_539, 2**31 - 1])),
+)
+def test_terms_are_found_where_they_stand_also_when_their_last_bits_are_those_of_others(values, ids):
+    tokens, sorted_ids = np.array(values, dtype=np.int32), np.array(sorted(ids), dtype=np.int32)
+    position, found = look_up(tokens, sorted_ids)
+    places, which = occurrences(tokens, sorted_ids)
+    assert places.tolist() == np.flatnonzero(found).tolist()
+    assert which.tolist() == position[found].tolist()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import bm25s
@@ -221,6 +223,16 @@ class TestAtOnce:
         terms, found, expected, _ = self.both(indexed, "yeast flour", eligibility)
         assert found is None
         assert terms.document_frequencies.tolist() == expected.document_frequencies.tolist()
+
+    def test_while_other_searches_keep_the_processors_busy_it_is_left_to_the_steps(self, indexed) -> None:
+        with ExitStack() as others:
+            for _ in range(os.cpu_count() or 1):
+                others.enter_context(lexical._under_way.one_more())
+            terms, found, expected, by_steps = self.both(indexed, "yeast flour bees")
+            assert found is None
+            assert by_steps
+            assert terms.document_frequencies.tolist() == expected.document_frequencies.tolist()
+        assert self.both(indexed, "yeast flour bees")[1] == by_steps
 
     def test_the_connection_is_of_use_afterwards_whatever_happened_meanwhile(self, indexed) -> None:
         snapshot = snapshot_of(*indexed)

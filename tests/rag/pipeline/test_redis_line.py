@@ -1,0 +1,119 @@
+"""A thread's own connection to Redis: what becomes of it when something goes wrong."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+from redis.connection import ConnectionPool
+from redis.exceptions import ConnectionError as NoConnectionError
+from redis.exceptions import ResponseError
+
+from rag.pipeline.redis_line import exchange
+from tests.embedded.support import temporary_place
+from tests.patience import eventually
+from zenglow_site.embedded.redis import EmbeddedRedis
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[EmbeddedRedis]:
+    with temporary_place() as place:
+        own = EmbeddedRedis(place / "redis", elsewhere=place / "elsewhere", short_base=place)
+        own.ensure()
+        yield own
+        own.stop()
+
+
+@pytest.fixture
+def pool(server: EmbeddedRedis) -> ConnectionPool:
+    return redis.Redis.from_url(server.url(0), socket_timeout=0.3).connection_pool
+
+
+def names(server: EmbeddedRedis) -> list[int]:
+    """The ids by which Redis knows who is connected, but for who asks that."""
+    with redis.Redis.from_url(server.url(0), single_connection_client=True) as client:
+        own = client.client_id()
+        return sorted(int(one["id"]) for one in client.client_list() if int(one["id"]) != own)
+
+
+def identity(pool: ConnectionPool) -> Any:
+    (found,) = exchange(pool, ("CLIENT", "ID"))
+    return found
+
+
+def test_a_thread_keeps_its_connection_and_shares_it_with_none(pool: ConnectionPool) -> None:
+    assert exchange(pool, ("SET", "a", b"\x00\xff"), ("GET", "a")) == [b"OK", b"\x00\xff"]
+    mine = identity(pool)
+    assert identity(pool) == mine
+    others: list[Any] = []
+    thread = threading.Thread(target=lambda: others.append(identity(pool)))
+    thread.start()
+    thread.join()
+    assert others[0] != mine
+
+
+def test_the_connection_of_a_thread_that_has_ended_is_closed(pool: ConnectionPool, server: EmbeddedRedis) -> None:
+    others: list[int] = []
+    thread = threading.Thread(target=lambda: others.append(identity(pool)))
+    thread.start()
+    thread.join()
+    eventually(lambda: others[0] not in names(server))
+
+
+def test_a_connection_that_redis_has_closed_is_made_anew(pool: ConnectionPool, server: EmbeddedRedis) -> None:
+    mine = identity(pool)
+    with redis.Redis.from_url(server.url(0)) as client:
+        client.client_kill_filter(_id=mine)
+    assert identity(pool) != mine
+
+
+def test_an_error_among_answers_leaves_none_for_the_next_to_take(pool: ConnectionPool) -> None:
+    mine = identity(pool)
+    with pytest.raises(ResponseError):
+        exchange(pool, ("SET", "text", "x"), ("INCR", "text"), ("GET", "text"))
+    assert exchange(pool, ("ECHO", "next")) == [b"next"]
+    assert identity(pool) == mine
+
+
+def test_an_answer_that_comes_too_late_is_taken_for_no_other(pool: ConnectionPool) -> None:
+    mine = identity(pool)
+    with pytest.raises(redis.TimeoutError):
+        exchange(pool, ("BLPOP", "nobody-fills-it", 1))
+    assert exchange(pool, ("ECHO", "next")) == [b"next"]
+    assert identity(pool) != mine
+
+
+def test_without_redis_it_says_so_and_goes_on_when_it_is_back() -> None:
+    with temporary_place() as place:
+        own = EmbeddedRedis(place / "redis", elsewhere=place / "elsewhere", short_base=place)
+        own.ensure()
+        pool = redis.Redis.from_url(own.url(0), socket_timeout=0.3).connection_pool
+        assert exchange(pool, ("ECHO", "before")) == [b"before"]
+        own.stop()
+        for _ in range(2):
+            with pytest.raises(NoConnectionError):
+                exchange(pool, ("ECHO", "meanwhile"))
+        own.ensure()
+        assert exchange(pool, ("ECHO", "after")) == [b"after"]
+        own.stop()
+
+
+def test_a_process_that_was_forked_takes_a_connection_of_its_own(pool: ConnectionPool) -> None:
+    mine = identity(pool)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(write, str(identity(pool)).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = int(os.read(read, 100))
+    os.close(read)
+    os.close(write)
+    assert theirs != mine
+    assert identity(pool) == mine
