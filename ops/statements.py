@@ -29,9 +29,21 @@ MOST_PREPARED = 100
 
 _PLACEHOLDER = re.compile(r"%(?:%|\((\w+)\)s)")
 
-_prepared: weakref.WeakKeyDictionary[psycopg.Connection[Any], dict[tuple[str, tuple[int, ...]], bytes]] = (
-    weakref.WeakKeyDictionary()
-)
+
+class _Prepared:
+    """What is known of a connection. Its lock guards it."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self.names: dict[tuple[str, tuple[int, ...]], bytes] = {}
+        self.transformer: Transformer = adapt.Transformer(connection.adapters)
+        """Remembers how each type is read and written, for all statements, as a cursor's does for its own.
+
+        Of the adapters alone, so that this does not keep the connection: text is UTF-8 and time is UTC, as Django asks
+        of every connection.
+        """
+
+
+_prepared: weakref.WeakKeyDictionary[psycopg.Connection[Any], _Prepared] = weakref.WeakKeyDictionary()
 _numbers = count(1)
 
 
@@ -91,15 +103,15 @@ def _send(connection: psycopg.Connection[Any], statement: str, parameters: Param
     """Have PostgreSQL begin with a statement; what is given reads its answer."""
     pgconn = connection.pgconn
     text, names = _numbered(statement)
-    transformer: Transformer = adapt.Transformer(connection)
-    values = transformer.dump_sequence([parameters[name] for name in names], [PyFormat.AUTO] * len(names))
-    types = transformer.types or ()
     known = _prepared.get(connection)
     if known is None:
-        known = _prepared[connection] = {}
-    name = known.get((statement, types))
+        known = _prepared[connection] = _Prepared(connection)
+    transformer = known.transformer
+    values = transformer.dump_sequence([parameters[name] for name in names], [PyFormat.AUTO] * len(names))
+    types = transformer.types or ()
+    name = known.names.get((statement, types))
     if name is None:
-        name = known[statement, types] = _prepare(connection, known, text, types)
+        name = known.names[statement, types] = _prepare(connection, known.names, text, types)
     pgconn.send_query_prepared(name, values, transformer.formats, result_format=pq.Format.BINARY)
     if pgconn.flush():
         connection.wait(_flushed(pgconn))

@@ -18,7 +18,6 @@ from pgvector.psycopg import register_vector
 from ops import statements
 from ops.statements import Parameters, Row
 from rag.pipeline.types import Float32Array
-from zenglow_site.postgresql.base import borrow
 
 _SENT_HEADER_BYTES = 4
 """What `vector_send` writes before the numbers, which are float4 in network order: the dimension and a spare short."""
@@ -75,14 +74,14 @@ def brief_cursor() -> Iterator[HotCursor]:
     Where the request has no connection yet, one of the pool's goes back to it at once: for Django to make it the
     request's own and to part with it again takes longer than the statement does.
     """
-    ours = connections[DEFAULT_DB_ALIAS]
+    ours: Any = connections[DEFAULT_DB_ALIAS]  # `zenglow_site.postgresql`'s
     pool = getattr(ours, "pool", None)
     if pool is None or ours.connection is not None or ours.in_atomic_block:
         with hot_cursor() as cursor:
             yield cursor
         return
     with ours.wrap_database_errors:
-        raw = borrow(pool)
+        raw = ours.borrow()
         try:
             if not raw.autocommit:  # somebody was interrupted within a transaction
                 raw.autocommit = True

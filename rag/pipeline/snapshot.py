@@ -23,7 +23,7 @@ from rag.pipeline.ann import EXACT, AnnPlan
 from rag.pipeline.database import brief_cursor
 from rag.pipeline.embed import Space
 from rag.pipeline.features import SCHEMA_VERSION
-from rag.pipeline.query import SearchRequest, canonical, digest, fingerprint
+from rag.pipeline.query import SearchRequest, digest, fingerprint
 from rag.spaces import space_of
 
 FUSION_FIELDS = frozenset({"weights_version", "ltr_weight", "conceptual_weight"})
@@ -66,7 +66,7 @@ class PipelineSnapshot:
     def keys(self, request: SearchRequest) -> tuple[str, str]:
         """`response_key` and `feature_key`."""
         everything, before_fusion = _digests(self)
-        asked = canonical([request.query, request.filters])
+        asked = repr((request.query, sorted(request.filters.items())))
         shown = repr(_shown(request))
         # Neither text holds the character that parts them: both write it as an escape.
         return digest(f"{everything}{shown}\0{asked}"), digest(f"{before_fusion}{asked}")

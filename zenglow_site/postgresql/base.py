@@ -12,7 +12,6 @@ from typing import Any
 
 import psycopg
 from django.db.backends.postgresql import base
-from psycopg_pool import ConnectionPool
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
@@ -21,23 +20,24 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """A connection whose server has not hung up: from the pool, where there is one."""
         connection = super().get_new_connection(conn_params)
-        if (pool := self.pool) is None:
-            return connection
-        return connection if is_open(connection) else borrow(pool, connection)
+        return connection if self.pool is None or is_open(connection) else self.borrow(dead=connection)
 
+    def borrow(self, dead: psycopg.Connection[Any] | None = None) -> Any:
+        """A connection of the pool's whose server has not hung up, to be put back without having been this wrapper's.
 
-def borrow(pool: ConnectionPool[psycopg.Connection[Any]], dead: psycopg.Connection[Any] | None = None) -> Any:
-    """A connection of the pool whose server has not hung up, to be put back. ``dead``: one of it whose server has."""
-    while True:
-        if dead is not None:
-            dead.close()
-            pool.putconn(dead)  # which makes another in its place
-        elif pool.closed:  # nobody has used it yet
-            pool.open()
-        connection = pool.getconn()
-        if is_open(connection):
-            return connection
-        dead = connection
+        ``dead``: one that was taken already, and whose server has.
+        """
+        pool = self.pool
+        while True:
+            if dead is not None:
+                dead.close()
+                pool.putconn(dead)  # which makes another in its place
+            elif pool.closed:  # nobody has used it yet
+                pool.open()
+            connection = pool.getconn()
+            if is_open(connection):
+                return connection
+            dead = connection
 
 
 def is_open(connection: psycopg.Connection[Any]) -> bool:
