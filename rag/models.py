@@ -106,6 +106,11 @@ class Collection(models.Model):
     def __str__(self) -> str:
         return self.slug
 
+    @property
+    def is_being_indexed(self) -> bool:
+        """Whether documents are on their way into it."""
+        return self.index_runs.filter(state__in=(RunState.PENDING, RunState.RUNNING)).exists()
+
 
 class DocumentState(models.TextChoices):
     INDEXED = "indexed"

@@ -15,7 +15,7 @@ from ops.access import requires
 from ops.contracts.principal import Scope
 from ops.contracts.problems import InvalidRequest, NotFound, Problem
 from ops.requests import Request
-from rag.models import Collection, IndexRun, RunState
+from rag.models import Collection
 from rag.pages.results import present
 from rag.pages.summaries import choose, summarize_collections
 from rag.pages.uploads import upload_context
@@ -40,7 +40,7 @@ def search_page(request: HttpRequest) -> HttpResponse:
         "explain": "explain" in request.GET,
         "documents_api": request.build_absolute_uri("/rag/documents"),
         "needs_key": settings.ENABLE_API_KEYS,
-        "is_being_filled": chosen is not None and not chosen.searchable and _is_being_filled(chosen.collection),
+        "is_being_filled": chosen is not None and not chosen.searchable and chosen.collection.is_being_indexed,
         "takes_feedback": ours.principal.has_scope(Scope.FEEDBACK) and settings.RAG_QUERY_LOG != "off",
     }
     if chosen is None:
@@ -88,10 +88,6 @@ def _answer(request: Request, collection: Collection, query: str) -> dict[str, A
         "next": f"?{urlencode(address | {'offset': offset + top_k})}" if is_full else None,
         "explain_url": f"?{urlencode(address | {'explain': 1, 'offset': offset})}",
     }
-
-
-def _is_being_filled(collection: Collection) -> bool:
-    return IndexRun.objects.filter(collection=collection, state__in=(RunState.PENDING, RunState.RUNNING)).exists()
 
 
 def _whole_number(text: str) -> int:

@@ -18,7 +18,7 @@ from ops.contracts.principal import SYSTEM
 from ops.models import AuditEvent
 from rag.evaluation.rows import ROWS
 from rag.evaluation.run import judged_set
-from rag.models import Collection, EvaluationRun
+from rag.models import Collection, EvaluationRun, IndexRun, RunState
 from rag.pipeline.features import FEATURES
 from rag.pipeline.ltr import load_ranker
 from rag.pipeline.search import SearchRequest, search
@@ -104,6 +104,13 @@ class TestSearch:
         assert "manage.py index PATH --collection empty" in " ".join(
             run("search", "x", "--collection", "empty").split()
         )
+
+    def test_while_documents_are_being_indexed_it_does_not_ask_for_more(self) -> None:
+        collection = Collection.objects.create(slug="empty")
+        IndexRun.objects.create(collection=collection, origin="command", state=RunState.RUNNING)
+        text = " ".join(run("search", "x", "--collection", "empty").split())
+        assert "documents are being indexed there. Search again in a moment." in text
+        assert "manage.py index" not in text
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -14,6 +14,7 @@ from rich.text import Text
 from ops.contracts.principal import SYSTEM
 from ops.contracts.problems import Problem
 from ops.terminal import console, printable
+from rag.models import Collection
 from rag.pipeline.search import SearchRequest, search
 
 EXCERPT_CHARACTERS = 160
@@ -46,13 +47,16 @@ class Command(BaseCommand):
             return
         out = console(self.stdout)
         if not answer["results"]:
-            out.print(
-                f"Nothing found in '{answer['collection']}'. `manage.py index PATH --collection "
-                f"{answer['collection']}` adds documents."
-            )
+            out.print(_nothing_found(answer["collection"]))
         else:
             out.print(_table(answer))
         out.print(_summary(answer))
+
+
+def _nothing_found(slug: str) -> str:
+    if Collection.objects.get(slug=slug).is_being_indexed:
+        return f"Nothing found in '{slug}' yet: documents are being indexed there. Search again in a moment."
+    return f"Nothing found in '{slug}'. `manage.py index PATH --collection {slug}` adds documents."
 
 
 def _table(answer: dict[str, Any]) -> Table:
