@@ -9,6 +9,7 @@ from typing import IO, Any, cast
 from celery import current_app
 from django.core.management.base import BaseCommand, CommandError
 from kombu.exceptions import OperationalError as BrokerError
+from redis.exceptions import RedisError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -138,7 +139,7 @@ def worker_answers() -> bool:
     """Whether a background worker is there to take the work."""
     try:
         return bool(current_app.control.ping(timeout=WORKER_ANSWER_S, limit=1))
-    except (BrokerError, OSError):
+    except (BrokerError, RedisError, OSError):  # a Redis that goes while it is waited for is no fault to Celery
         return False
 
 
