@@ -59,6 +59,7 @@ def _connected(pool: ConnectionPool) -> Any:
     if _line.poll is not None and not _line.poll.poll(0):
         return connection
     # Redis was started anew, or left one alone for too long: nothing was asked that it could tell.
+    _line.poll = None  # its file may be another's by the next time, if Redis is not there now
     connection.disconnect()
     connection.connect()
     poll = select.poll()
