@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+from django.conf import settings
 
 from rag.lexicon import encode_query, lexical_text
 from rag.pipeline.bm25 import BM25_B, BM25_K1, inverse_document_frequency
@@ -165,9 +166,6 @@ class _Counted:
 counted = _Counted()
 """Of this process; one small entry for each term that was asked for since the last change."""
 
-_ENOUGH_UNDER_WAY = max((os.cpu_count() or 1) // 2, 1)
-"""So many other searches of this process leave no processor idle: each embeds here and ranks in PostgreSQL."""
-
 
 class _UnderWay:
     """Counts those who are at it in this process."""
@@ -191,6 +189,12 @@ class _UnderWay:
 
 _under_way = _UnderWay()
 
+
+def _has_idle_processor(others: int) -> bool:
+    """Whether so many other searches of this process leave one: each embeds here and ranks in PostgreSQL."""
+    return others < max((os.cpu_count() or 1) // (2 * settings.ZENGLOW_WEB_PROCESSES), 1)
+
+
 Words = Callable[[], tuple[QueryTerms, Int64Array | None]]
 """The query's terms, and what `retrieve_lexical` finds by them where that is known already. Called at most once."""
 
@@ -204,7 +208,7 @@ def read_words(cursor: HotCursor, snapshot: PipelineSnapshot, eligibility: Eligi
     """
     with (
         _under_way.one_more() as others,
-        _begun(cursor, snapshot, eligibility, query, spare=others < _ENOUGH_UNDER_WAY) as words,
+        _begun(cursor, snapshot, eligibility, query, spare=_has_idle_processor(others)) as words,
     ):
         yield words
 

@@ -234,6 +234,13 @@ class TestAtOnce:
             assert terms.document_frequencies.tolist() == expected.document_frequencies.tolist()
         assert self.both(indexed, "yeast flour bees")[1] == by_steps
 
+    def test_web_processes_share_the_processors(self, settings, monkeypatch) -> None:
+        monkeypatch.setattr(os, "cpu_count", lambda: 8)
+        settings.ZENGLOW_WEB_PROCESSES = 1
+        assert [lexical._has_idle_processor(others) for others in (0, 3, 4)] == [True, True, False]
+        settings.ZENGLOW_WEB_PROCESSES = 4
+        assert [lexical._has_idle_processor(others) for others in (0, 1)] == [True, False]
+
     def test_the_connection_is_of_use_afterwards_whatever_happened_meanwhile(self, indexed) -> None:
         snapshot = snapshot_of(*indexed)
         with hot_cursor() as cursor:
