@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -104,3 +104,10 @@ def test_what_is_not_said_gets_its_default(settings: Any) -> None:
     settings.RAG_TOP_K_DEFAULT, settings.RAG_DEFAULT_COLLECTION = 7, "house"
     assert validate(SearchRequest(query=" bees ")) == SearchRequest(query="bees", collection="house", top_k=7)
     assert validate(REQUEST) == REQUEST
+
+
+def test_what_is_said_is_kept_whatever_it_is() -> None:
+    said = SearchRequest("bees", "apiary", 3, 2, {"year": 1999}, "document", explain=True)
+    plain = SearchRequest("bees")
+    assert all(getattr(said, field.name) != getattr(plain, field.name) for field in fields(said)[1:]), "a new field"
+    assert validate(said) == said
