@@ -36,6 +36,10 @@ _MAX_POSITIONS = 255
 # Longer runs are encoded data, not names.
 _MAX_IDENTIFIER_CHARACTERS = 128
 
+# White space to PostgreSQL in every locale. Others stay within a word, which PostgreSQL then splits as it does.
+_WORD = re.compile(r"[^ \t\n\r\f\v]+")
+_MARKUP = "<"
+
 _NAME = re.compile(r"\w+(?:\.\w+)*")
 
 
@@ -253,14 +257,66 @@ def encode_passages(
     ]
 
 
-def encode_query(
-    cursor: Cursor, query: str, *, collection_id: int, configuration: str, split_identifiers: bool
-) -> Int32Array:
-    """The query as term ids: int32, shape (positions,), `GAP` for a stop word, `UNKNOWN` for a term not indexed.
+class WordMemory:
+    """The lexemes of words that were read before, by text search configuration. For any thread.
 
-    Only the first `MAX_QUERY_TOKENS` positions are read.
+    A word is what stands between white space, at which PostgreSQL's parser begins anew unless it is in markup. What it
+    makes of a word holds as long as the server runs: other dictionaries would need all documents to be indexed again.
     """
-    lexemes = tokenize(cursor, configuration, [lexical_text(query, split_identifiers)])[0][:MAX_QUERY_TOKENS]
-    ids = _term_ids(cursor, collection_id, sorted(set(lexemes) - {""}))
-    ids[""] = GAP
-    return np.array([ids.get(lexeme, UNKNOWN) for lexeme in lexemes], dtype=np.int32)
+
+    MOST_CHARACTERS = 4000
+    """A longer text is read as a whole: it is a document that was pasted, whose words hardly come again."""
+    MOST_IN_A_WORD = 40
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._known: dict[tuple[str, str], tuple[str, ...]] = {}
+
+    def tokenize(self, cursor: Cursor, configuration: str, text: str) -> list[str]:
+        """As the function `tokenize` of one text; words that are new are read in one round trip."""
+        words = _WORD.findall(text) if self._is_made_of_words(text) else []
+        if not words or max(map(len, words)) > self.MOST_IN_A_WORD:
+            return tokenize(cursor, configuration, [text])[0]
+        known = self._known
+        found = {word: known.get((configuration, word)) for word in words}
+        missing = [word for word, lexemes in found.items() if lexemes is None]
+        if missing:
+            read = self._read(cursor, configuration, missing)
+            found |= read
+            if len(known) + len(read) > self._capacity:
+                known.clear()
+            known.update(((configuration, word), lexemes) for word, lexemes in read.items())
+        row = [lexeme for word in words for lexeme in found[word] or ()]
+        # As PostgreSQL, which says nothing of stop words behind the last term.
+        while row and not row[-1]:
+            row.pop()
+        return row
+
+    def _is_made_of_words(self, text: str) -> bool:
+        # At the very beginning of a text, and there alone, two full stops are a path.
+        return len(text) <= self.MOST_CHARACTERS and _MARKUP not in text and text[:1].isalnum()
+
+    @staticmethod
+    def _read(cursor: Cursor, configuration: str, words: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        # Behind a space, as in a text, and before something that is no stop word, so that those at its end are counted.
+        rows = tokenize(cursor, configuration, [f" {word} {_NO_STOP_WORD}" for word in words])
+        return {word: tuple(row[:-1]) for word, row in zip(words, rows, strict=True)}
+
+
+_NO_STOP_WORD = "zzzz"
+_words = WordMemory(100_000)
+"""Of this process, some 20 MB at most."""
+
+
+def query_lexemes(cursor: Cursor, query: str, *, configuration: str, split_identifiers: bool) -> list[str]:
+    """The query's lexemes, one a position, "" for a stop word. Only the first `MAX_QUERY_TOKENS` are read."""
+    return _words.tokenize(cursor, configuration, lexical_text(query, split_identifiers))[:MAX_QUERY_TOKENS]
+
+
+def term_ids(cursor: Cursor, collection_id: int, lexemes: Iterable[str]) -> dict[str, int]:
+    """The id of each of the lexemes, `UNKNOWN` of one that the collection does not have, `GAP` of ""."""
+    wanted = set(lexemes)
+    found = dict.fromkeys(wanted, UNKNOWN) | _term_ids(cursor, collection_id, sorted(wanted - {""}))
+    if "" in found:
+        found[""] = GAP
+    return found

@@ -25,7 +25,7 @@ Of = TypeVar("Of")
 
 def orders(terms: QueryTerms, candidates: Candidates, fused: FusedScores) -> dict[str, Int64Array]:
     """For each row the positions of the candidates it ranks, best first: int64."""
-    frequencies = TermFrequencies.of(candidates)
+    frequencies = TermFrequencies.of(candidates.tokens, candidates.offsets)
     lexical = bm25(frequencies.of_terms(terms.unique_ids), frequencies.lengths, terms)
     similarity = 1.0 - candidates.distances.astype(np.float64)
     return {

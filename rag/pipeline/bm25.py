@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from rag.pipeline.types import GAP, Candidates, Float32Array, Float64Array, Int64Array, QueryTerms
+from rag.pipeline.types import GAP, Candidates, Float32Array, Float64Array, Int32Array, Int64Array, QueryTerms
 
 BM25_K1 = 1.2
 BM25_B = 0.75
@@ -30,11 +30,12 @@ class TermFrequencies:
     lengths: Float64Array
 
     @classmethod
-    def of(cls, candidates: Candidates) -> TermFrequencies:
-        n = len(candidates)
-        token_rows = np.repeat(np.arange(n), np.diff(candidates.offsets))
-        held = candidates.tokens > GAP
-        token_rows, tokens = token_rows[held], candidates.tokens[held]
+    def of(cls, tokens: Int32Array, offsets: Int64Array) -> TermFrequencies:
+        """Of texts of which text i's tokens are ``tokens[offsets[i]:offsets[i + 1]]``."""
+        n = len(offsets) - 1
+        token_rows = np.repeat(np.arange(n), np.diff(offsets))
+        held = tokens > GAP
+        token_rows, tokens = token_rows[held], tokens[held]
         # Half as wide where that is wide enough, which sorts twice as fast.
         bits = n.bit_length()
         fits = int(tokens.max(initial=0)) < np.iinfo(np.int32).max >> bits
@@ -120,7 +121,7 @@ def inverse_document_frequency(document_frequencies: np.typing.NDArray[np.generi
 
 def bm25_scores(query: QueryTerms, candidates: Candidates) -> Float32Array:
     """BM25 of each candidate, float32, shape (n,): the score that the lexical retriever ranks by."""
-    frequencies = TermFrequencies.of(candidates)
+    frequencies = TermFrequencies.of(candidates.tokens, candidates.offsets)
     return bm25(frequencies.of_terms(query.unique_ids), frequencies.lengths, query).astype(np.float32)
 
 

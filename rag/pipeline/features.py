@@ -96,7 +96,7 @@ def extract(query: QueryTerms, candidates: Candidates, memory: Memory = NOTHING)
 
 def _columns(query: QueryTerms, candidates: Candidates) -> dict[str, Float64Array | float]:
     n = len(candidates)
-    terms = TermFrequencies.of(candidates)
+    terms = TermFrequencies.of(candidates.tokens, candidates.offsets)
     frequencies = terms.of_terms(query.unique_ids)
     idf = inverse_document_frequency(query.document_frequencies, query.chunk_count)
     body_coverage, title_coverage, bigram_overlap = _matches(query, candidates, idf)

@@ -4,16 +4,17 @@ The same formula as `rag.pipeline.bm25`. Document frequencies are counted from t
 average length are sums of rows that writers only insert, so no counter is contended. What was counted is remembered
 until the collection changes.
 
-Who may see everything is answered from the postings that `rag.pipeline.postings` holds. For others PostgreSQL adds them
-up. Where the query's terms have many postings, most are left unread, and the result is the same: MaxScore (Turtle and
-Flood, Query Evaluation: Strategies and Optimizations, 1995). No term adds more than weight · (k1 + 1) to a score. Once
-the best ``depth`` chunks found by the rarest terms all have a score above what the commonest terms can give together,
-a chunk that holds only those can't be among them, so they are only looked up for the chunks that hold a rarer one.
+Who may see everything is answered from the postings of a collection that is held (`rag.pipeline.resident`), else from
+those that `rag.pipeline.postings` holds. For others PostgreSQL adds them up. Where the query's terms have many
+postings, most are left unread, and the result is the same: MaxScore (Turtle and Flood, Query Evaluation: Strategies and
+Optimizations, 1995). No term adds more than weight · (k1 + 1) to a score. Once the best ``depth`` chunks found by the
+rarest terms all have a score above what the commonest terms can give together, a chunk that holds only those can't be
+among them, so they are only looked up for the chunks that hold a rarer one.
 
-The words of a query don't wait for its embedding: of a collection that is not large, a single statement splits the
-query into terms, counts them and ranks by them, and PostgreSQL works on it while the query is embedded. It takes three
-times as much of a processor as ranking by the postings in memory, so it is left where searches under way leave it no
-processor of its own.
+The words of a query don't wait for its embedding: of a collection that is neither large nor held, a single statement
+splits the query into terms, counts them and ranks by them, and PostgreSQL works on it while the query is embedded. It
+takes three times as much of a processor as ranking by postings in memory, so it is left where searches under way leave
+it no processor of its own.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from django.conf import settings
 
-from rag.lexicon import encode_query, lexical_text
+from rag.lexicon import lexical_text, query_lexemes, term_ids
 from rag.pipeline.bm25 import BM25_B, BM25_K1, inverse_document_frequency
 from rag.pipeline.database import HotCursor
 from rag.pipeline.eligible import Eligibility
 from rag.pipeline.postings import held_postings, rank
+from rag.pipeline.resident import resident
 from rag.pipeline.snapshot import PipelineSnapshot
 from rag.pipeline.types import GAP, UNKNOWN, Float64Array, Int32Array, Int64Array, QueryTerms
 
@@ -121,11 +123,14 @@ _AT_ONCE = f"""
         )
 """  # noqa: S608  (made of the constants above)
 
+REMEMBERED = 100_000
+"""Most lexemes of a collection whose ids are remembered: some 15 MB."""
+
 AT_ONCE_CHUNKS = 50_000
 """In larger collections it pays to remember how many chunks hold a term rather than to count them for each query."""
 
 AT_ONCE_CHARACTERS = 1_000
-"""A longer query may have more positions than PostgreSQL keeps of one text, and `encode_query` knows how to read it."""
+"""A longer query may have more positions than PostgreSQL keeps of one text, and `tokenize` knows how to read it."""
 
 MANY_POSTINGS = 20_000
 """From so many postings on the second look that MaxScore takes is worth it."""
@@ -138,6 +143,8 @@ class Counts:
     """What was counted of a collection at one generation: chunks that hold a term, by its id, and BM25's totals."""
 
     generation: int
+    term_ids: dict[str, int] = field(default_factory=dict)
+    """By lexeme, and `UNKNOWN` of one that the collection does not have."""
     frequencies: dict[int, int] = field(default_factory=dict)
     totals: tuple[int, int] | None = None
     """Chunks, and their tokens."""
@@ -203,8 +210,8 @@ Words = Callable[[], tuple[QueryTerms, Int64Array | None]]
 def read_words(cursor: HotCursor, snapshot: PipelineSnapshot, eligibility: Eligibility, query: str) -> Iterator[Words]:
     """Begin with what a query's words say; the block may compute, and asks the database nothing before it calls.
 
-    All at once where PostgreSQL ranks, nothing is withheld or filtered away, the collection is not large and a
-    processor is idle, else step by step.
+    All at once where PostgreSQL ranks, nothing is withheld or filtered away, the collection is neither large nor held
+    and a processor is idle, else step by step.
     """
     with (
         _under_way.one_more() as others,
@@ -220,8 +227,9 @@ def _begun(
     """As `read_words`; ``spare``: a processor is idle."""
     text = lexical_text(query, snapshot.split_identifiers)
     is_plain = snapshot.retrieval_mode == "pgvector" and eligibility.is_everything and len(text) <= AT_ONCE_CHARACTERS
-    chunk_count, average_length = _totals(cursor, snapshot) if spare and is_plain else (0, 0.0)
-    if not (spare and is_plain) or chunk_count > AT_ONCE_CHUNKS:
+    by_postgresql = spare and is_plain and resident.at(snapshot) is None
+    chunk_count, average_length = _totals(cursor, snapshot) if by_postgresql else (0, 0.0)
+    if not by_postgresql or chunk_count > AT_ONCE_CHUNKS:
         yield lambda: (read_query(cursor, snapshot, query), None)
         return
     parameters = {
@@ -261,6 +269,58 @@ def _bm25_parameters(average_length: float) -> dict[str, object]:
     return {"average_length": average_length or 1.0, "k1": BM25_K1, "b": BM25_B}
 
 
+def read_query(cursor: HotCursor, snapshot: PipelineSnapshot, query: str) -> QueryTerms:
+    """The query's terms as the collection's text configuration stems them, with their statistics.
+
+    Only what the principal may read is counted: a score must not tell that a hidden document holds a word.
+    """
+    ids = _ids(cursor, snapshot, query)
+    known = np.unique(ids[ids > GAP])
+    frequencies, chunk_count, average_length = _statistics(cursor, snapshot, known)
+    # A term whose last posting is gone is as unknown as one that never was.
+    ids[np.isin(ids, known[frequencies == 0])] = UNKNOWN
+    held = dict(zip(known.tolist(), frequencies.tolist(), strict=True))
+    return QueryTerms.from_positions(ids, held, average_length, chunk_count)
+
+
+def _ids(cursor: HotCursor, snapshot: PipelineSnapshot, query: str) -> Int32Array:
+    """The query as term ids: shape (positions,), `GAP` for a stop word, `UNKNOWN` for a term not indexed."""
+    lexemes = query_lexemes(
+        cursor, query, configuration=snapshot.text_configuration, split_identifiers=snapshot.split_identifiers
+    )
+    known = counted.of(snapshot.collection_id, snapshot.generation).term_ids
+    missing = {lexeme for lexeme in lexemes if lexeme not in known}
+    found = term_ids(cursor, snapshot.collection_id, missing) if missing else {}
+    if len(known) < REMEMBERED:
+        known.update(found)
+    return np.array([found[lexeme] if lexeme in missing else known[lexeme] for lexeme in lexemes], dtype=np.int32)
+
+
+def _statistics(cursor: HotCursor, snapshot: PipelineSnapshot, known: Int32Array) -> tuple[Int64Array, int, float]:
+    """How many of the chunks that may be read hold each term, int64; how many there are, and their average length."""
+    readable = Eligibility(snapshot.groups, {})
+    if readable.is_everything:
+        held = resident.at(snapshot)
+        if held is not None:
+            return held.terms.document_frequencies(known), len(held.chunk_ids), held.terms.average_length
+        return _frequencies(cursor, snapshot, known), *_totals(cursor, snapshot)
+    of_readable = {"collection_id": snapshot.collection_id, "term_ids": known.tolist(), **readable.parameters}
+    found: dict[int, int] = dict(cursor.rows(_READABLE_FREQUENCIES.format(readable=readable.condition), of_readable))
+    ((chunks, tokens),) = cursor.rows(_READABLE_TOTALS.format(readable=readable.condition), of_readable)
+    frequencies = np.array([found.get(term_id, 0) for term_id in known.tolist()], dtype=np.int64)
+    return frequencies, chunks, tokens / chunks if chunks else 0.0
+
+
+def _frequencies(cursor: HotCursor, snapshot: PipelineSnapshot, known: Int32Array) -> Int64Array:
+    """How many chunks hold each of the terms."""
+    frequencies = counted.of(snapshot.collection_id, snapshot.generation).frequencies
+    missing = [term_id for term_id in known.tolist() if term_id not in frequencies]
+    if missing:
+        found: dict[int, int] = dict(cursor.rows(_FREQUENCIES, {"term_ids": missing}))
+        frequencies.update((term_id, found.get(term_id, 0)) for term_id in missing)
+    return np.array([frequencies[term_id] for term_id in known.tolist()], dtype=np.int64)
+
+
 def _totals(cursor: HotCursor, snapshot: PipelineSnapshot) -> tuple[int, float]:
     """How many chunks the collection has, and their average length."""
     counts = counted.of(snapshot.collection_id, snapshot.generation)
@@ -269,43 +329,6 @@ def _totals(cursor: HotCursor, snapshot: PipelineSnapshot) -> tuple[int, float]:
         counts.totals = chunks, tokens
     chunks, tokens = counts.totals
     return chunks, tokens / chunks if chunks else 0.0
-
-
-def read_query(cursor: HotCursor, snapshot: PipelineSnapshot, query: str) -> QueryTerms:
-    """The query's terms as the collection's text configuration stems them, with their statistics.
-
-    Only what the principal may read is counted: a score must not tell that a hidden document holds a word.
-    """
-    collection_id = snapshot.collection_id
-    readable = Eligibility(snapshot.groups, {})
-    term_ids = encode_query(
-        cursor,
-        query,
-        collection_id=collection_id,
-        configuration=snapshot.text_configuration,
-        split_identifiers=snapshot.split_identifiers,
-    )
-    known = np.unique(term_ids[term_ids > GAP])
-    frequencies = _FREQUENCIES
-    document_frequencies: dict[int, int] = {}
-    if readable.is_everything:
-        document_frequencies = counted.of(collection_id, snapshot.generation).frequencies
-        chunk_count, average_length = _totals(cursor, snapshot)
-    else:
-        frequencies, totals = (
-            statement.format(readable=readable.condition) for statement in (_READABLE_FREQUENCIES, _READABLE_TOTALS)
-        )
-        ((chunk_count, token_count),) = cursor.rows(totals, {"collection_id": collection_id, **readable.parameters})
-        average_length = token_count / chunk_count if chunk_count else 0.0
-    missing = [term_id for term_id in known.tolist() if term_id not in document_frequencies]
-    if missing:
-        parameters = {"collection_id": collection_id, "term_ids": missing, **readable.parameters}
-        found: dict[int, int] = dict(cursor.rows(frequencies, parameters))
-        document_frequencies.update((term_id, found.get(term_id, 0)) for term_id in missing)
-    # A term whose last posting is gone is as unknown as one that never was.
-    gone = [term_id for term_id in known.tolist() if not document_frequencies[term_id]]
-    term_ids[np.isin(term_ids, gone)] = UNKNOWN
-    return QueryTerms.from_positions(term_ids, document_frequencies, average_length, chunk_count)
 
 
 def retrieve_lexical(
@@ -324,6 +347,9 @@ def retrieve_lexical(
     # Rarest first; what a term can add falls with it.
     order = np.lexsort((terms.unique_ids, terms.document_frequencies))
     ids, weights, held = terms.unique_ids[order], weights[order], terms.document_frequencies[order]
+    collection = resident.at(snapshot) if eligibility.is_everything else None
+    if collection is not None:
+        return collection.chunk_ids[collection.terms.rank(ids, weights, snapshot.candidate_depth)]
     if eligibility.is_everything and held_postings.has_room(int(held.sum())):
         postings = held_postings.of(cursor, snapshot, ids.tolist(), terms.average_length)
         return rank(postings, weights, snapshot.candidate_depth)

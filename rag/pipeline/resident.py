@@ -1,4 +1,5 @@
-"""Small collections, held in this process's memory as arrays: their vectors are compared here, exactly.
+"""Small collections, held in this process's memory as arrays: their vectors are compared here, exactly, and
+their words are counted and ranked by.
 
 PostgreSQL stays the only source. A collection is read by one statement together with its generation and used for
 searches of that generation alone; while documents change, PostgreSQL is asked as if nothing was held, and the
@@ -23,6 +24,7 @@ from django.db import connection
 from rag.pipeline.best import best
 from rag.pipeline.database import HotCursor, hot_cursor, sent_vector
 from rag.pipeline.eligible import Eligibility
+from rag.pipeline.inverted import InvertedIndex
 from rag.pipeline.snapshot import PipelineSnapshot
 from rag.pipeline.types import Float32Array, Int32Array, Int64Array
 
@@ -66,7 +68,8 @@ class ResidentCollection:
     """All chunks of a collection at one generation, by ascending id.
 
     chunk_ids, document_ids: int64, shape (n,); title_lengths: int32, shape (n,); embeddings: float32, shape
-    (n, dimension), unit length; tokens: int32, chunk i's being ``tokens[offsets[i]:offsets[i + 1]]``.
+    (n, dimension), unit length; tokens: int32, chunk i's being ``tokens[offsets[i]:offsets[i + 1]]``. terms: made of
+    the tokens, chunks by their places.
     """
 
     generation: int
@@ -76,6 +79,10 @@ class ResidentCollection:
     tokens: Int32Array
     offsets: Int64Array
     embeddings: Float32Array
+    terms: InvertedIndex = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "terms", InvertedIndex.of(self.tokens, self.offsets))
 
     def nearest(self, query_embedding: Float32Array, depth: int) -> Int64Array:
         """Ids of the ``depth`` chunks with the highest cosine, int64, best first; ties by id."""
@@ -104,7 +111,7 @@ class ResidentCollection:
     @property
     def size_bytes(self) -> int:
         arrays = (self.chunk_ids, self.document_ids, self.title_lengths, self.tokens, self.offsets, self.embeddings)
-        return sum(array.nbytes for array in arrays)
+        return sum(array.nbytes for array in arrays) + self.terms.size_bytes
 
 
 @dataclass(slots=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
 
-import numpy as np
 import pytest
 from django.db import connection
 from hypothesis import HealthCheck, given, settings
@@ -13,16 +13,18 @@ from hypothesis import strategies as st
 from rag.lexicon import (
     MAX_TITLE_TOKENS,
     Passage,
+    WordMemory,
     allocate_terms,
     decode_terms,
     encode_passages,
-    encode_query,
     heading_text,
     lexical_text,
+    query_lexemes,
+    term_ids,
     tokenize,
 )
-from rag.models import Collection, LexicalTerm
-from rag.pipeline.types import UNKNOWN
+from rag.models import Collection, LexicalTerm, TextConfiguration
+from rag.pipeline.types import GAP, UNKNOWN
 from tests.patience import PATIENCE_S
 
 NAMES = {
@@ -160,16 +162,54 @@ class TestTerms:
         with connection.cursor() as cursor:
             ids = allocate_terms(cursor, collection.id, ["dog"])
             allocate_terms(cursor, other.id, ["cat"])
-            encoded = encode_query(
-                cursor,
-                "the dogs and cats",
-                collection_id=collection.id,
-                configuration="english",
-                split_identifiers=False,
-            )
-        assert encoded.tolist() == [0, ids["dog"], 0, UNKNOWN]
-        assert encoded.dtype == np.int32
+            lexemes = query_lexemes(cursor, "the dogs and cats", configuration="english", split_identifiers=False)
+            assert lexemes == ["", "dog", "", "cat"]
+            assert term_ids(cursor, collection.id, lexemes) == {"": GAP, "dog": ids["dog"], "cat": UNKNOWN}
         assert LexicalTerm.objects.count() == 2
+
+
+PIECES = re.findall(
+    r"\S+",
+    r"""the on lift Flow aero-plane user_id don't U.S. e.g. C++ C# .net ../a /usr/lib a/b/ https://ex.com/a?b=c&d
+    www.foo.org foo@bar.de &amp; & - -- --> + -5 +3.5 1e-5 10:30 2024-01-02 @ ' " ( ) [ ] = ~ # % $ | \ * . .. ... , ;
+    : ! > < <b> </b> <!-- straße 日本語 Привет 🐝 ² ½ b2b -a-b-c a- _""",
+)
+SPACES = ["", "", " ", " ", "  ", "\t", "\n", "\f", "\v", "\0", "\x1c", "\u00a0", "\u2003", "\u200b", "\u0301"]
+TEXTS = st.lists(st.tuples(st.sampled_from(SPACES), st.sampled_from(PIECES)), max_size=12).map(
+    lambda parts: "".join(space + piece for space, piece in parts)
+)
+
+
+@pytest.mark.django_db
+class TestWordMemory:
+    memory = WordMemory(300)
+
+    @given(st.lists(st.one_of(TEXTS, st.text(max_size=40)), max_size=20), st.sampled_from(TextConfiguration.values))
+    @settings(suppress_health_check=[HealthCheck.too_slow])
+    def test_word_by_word_a_text_has_the_lexemes_that_it_has_as_a_whole(
+        self, texts: list[str], configuration: str
+    ) -> None:
+        with connection.cursor() as cursor:
+            for text, lexemes in zip(texts, tokenize(cursor, configuration, texts), strict=True):
+                assert self.memory.tokenize(cursor, configuration, text) == lexemes, text
+
+    def test_words_that_were_read_before_cost_no_query(self, django_assert_num_queries) -> None:
+        memory = WordMemory(100)
+
+        def read(configuration: str, text: str, queries: int) -> list[str]:
+            with django_assert_num_queries(queries), connection.cursor() as cursor:
+                return memory.tokenize(cursor, configuration, text)
+
+        assert read("english", "the lifting of wings", 1) == ["", "lift", "", "wing"]
+        assert read("english", "wings of the", 0) == ["wing"]
+        assert read("simple", "wings of the", 1) == ["wings", "of", "the"]
+
+    def test_it_forgets_when_it_is_full_and_never_keeps_a_pasted_document(self) -> None:
+        memory = WordMemory(3)
+        with connection.cursor() as cursor:
+            for word in ("one", "two", "three", "four", "x" * 5000, "word " * 1000):
+                memory.tokenize(cursor, "english", word)
+        assert list(memory._known) == [("english", "four")]
 
 
 @pytest.mark.django_db(transaction=True)

@@ -78,7 +78,7 @@ def test_the_query_likelihood_agrees_with_the_formula_written_out():
             background = df / (10 * 4.0)
             value += math.log((row.count(term) + mu * background) / (length + mu) / background)
         expected.append(value)
-    terms = TermFrequencies.of(found)
+    terms = TermFrequencies.of(found.tokens, found.offsets)
     assert dirichlet(terms.of_terms(query.unique_ids), terms.lengths, query) == pytest.approx(expected)
 
 
@@ -86,7 +86,7 @@ def test_the_query_likelihood_agrees_with_the_formula_written_out():
 def test_word_similarity_agrees_with_the_formula_written_out(seed):
     _, found = drawn(seed)
     expected = reference_similarity(rows_of(found))
-    assert lexical_similarity(TermFrequencies.of(found)) == pytest.approx(expected, abs=1e-5)
+    assert lexical_similarity(TermFrequencies.of(found.tokens, found.offsets)) == pytest.approx(expected, abs=1e-5)
 
 
 def test_embedding_similarity_is_the_cosine_around_the_mean():
@@ -103,7 +103,7 @@ def test_a_candidate_draws_only_on_the_documents_nearest_to_it():
     _, found = drawn(3, n=60, documents=30)
     documents = Documents.of(found.document_ids)
     weights = neighbour_weights(
-        documents.nearest(lexical_similarity(TermFrequencies.of(found))),
+        documents.nearest(lexical_similarity(TermFrequencies.of(found.tokens, found.offsets))),
         documents.nearest(embedding_similarity(found.embeddings)),
     )
     assert weights.shape == (60, documents.count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,10 +21,11 @@ from rag.pipeline.candidates import read_candidates
 from rag.pipeline.database import hot_cursor
 from rag.pipeline.dense import retrieve_dense
 from rag.pipeline.eligible import Eligibility
+from rag.pipeline.lexical import read_query, retrieve_lexical
 from rag.pipeline.resident import DECIMALS, ResidentCollection, ResidentCollections, resident
 from rag.pipeline.search import SearchRequest, search
 from rag.pipeline.snapshot import PipelineSnapshot
-from rag.pipeline.types import Candidates, Float32Array
+from rag.pipeline.types import Candidates, Float32Array, QueryTerms
 from tests.patience import eventually
 from tests.rag.pipeline.support import Text, fill, put, remove, snapshot_of, unit_vectors
 
@@ -103,6 +105,44 @@ class TestCollection:
                 ours, theirs = getattr(candidates, name), getattr(expected, name)
                 assert ours.dtype == theirs.dtype, name
                 assert np.allclose(ours, theirs, rtol=0, atol=1e-6), name
+
+    def test_words_are_counted_and_ranked_by_as_the_database_does(
+        self, collection: Collection, space: EmbeddingSpace
+    ) -> None:
+        put(collection, space, "long", "All of all the passages, passages of passages.", "Another passage: all of it.")
+        snapshot = snapshot_of(collection, space, candidate_depth=15)
+        queries = [
+            "passage",
+            "all passages of 7",
+            "T3 and t4",
+            "unheardofword",
+            "the of",
+            "another unheardofword passage",
+        ]
+
+        def answers() -> list[tuple[QueryTerms, list[int]]]:
+            with hot_cursor() as cursor:
+                read = [read_query(cursor, snapshot, query) for query in queries]
+                return [(terms, retrieve_lexical(cursor, snapshot, EVERYTHING, terms).tolist()) for terms in read]
+
+        by_the_database = answers()
+        assert resident.load(snapshot) is not None
+        by_memory = answers()
+        assert [found for _, found in by_memory] == [found for _, found in by_the_database]
+        for (ours, _), (theirs, _) in zip(by_memory, by_the_database, strict=True):
+            for name in QueryTerms.__slots__:
+                assert np.array_equal(getattr(ours, name), getattr(theirs, name)), name
+
+    def test_a_query_of_words_that_were_asked_for_before_asks_the_database_nothing(
+        self, collection: Collection, space: EmbeddingSpace
+    ) -> None:
+        snapshot = snapshot_of(collection, space, candidate_depth=15)
+        resident.load(snapshot)
+        with hot_cursor() as cursor:
+            read_query(cursor, snapshot, "Which passage is the unheardofword of all?")
+            cursor.rows = cursor.execute = Mock(side_effect=AssertionError)
+            terms = read_query(cursor, snapshot, "Which passage of all?")
+            assert len(retrieve_lexical(cursor, snapshot, EVERYTHING, terms)) == 15
 
     def test_it_answers_for_its_generation_alone(self, collection: Collection, space: EmbeddingSpace) -> None:
         before = snapshot_of(collection, space)
