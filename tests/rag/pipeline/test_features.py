@@ -120,6 +120,14 @@ def test_a_document_is_as_near_and_as_good_as_its_best_chunk():
     assert documents.best(np.array([0.1, 0.2, 0.3, 0.4])).tolist() == [0.2, 0.4, 0.3]
 
 
+@pytest.mark.parametrize("documents", [[3, 5, 7], [5, 3, 7], [7, 3, 5], [5, 7, 3]])
+def test_where_every_candidate_is_a_document_each_is_as_near_as_it_is(documents: list[int]):
+    similarity = np.array([[0, 1, 2], [1, 0, 3], [2, 3, 0]], dtype=np.float32)
+    nearest = Documents.of(np.array(documents)).nearest(similarity)
+    for column, document in enumerate(sorted(documents)):
+        assert nearest[:, column].tolist() == similarity[:, documents.index(document)].tolist()
+
+
 def test_likeness_leaves_a_document_itself_out():
     documents = Documents.of(np.array([0, 1, 2]))
     nearest = np.array([[0, 0.5, 0.1], [0.5, 0, 0.2], [0.1, 0.2, 0]], dtype=np.float32)
