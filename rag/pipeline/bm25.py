@@ -33,9 +33,8 @@ class TermFrequencies:
     def of(cls, tokens: Int32Array, offsets: Int64Array) -> TermFrequencies:
         """Of texts of which text i's tokens are ``tokens[offsets[i]:offsets[i + 1]]``."""
         n = len(offsets) - 1
-        token_rows = np.repeat(np.arange(n), np.diff(offsets))
-        held = tokens > GAP
-        token_rows, tokens = token_rows[held], tokens[held]
+        held = np.flatnonzero(tokens > GAP)
+        token_rows, tokens = np.repeat(np.arange(n), np.diff(offsets))[held], tokens[held]
         # Half as wide where that is wide enough, which sorts twice as fast.
         bits = n.bit_length()
         fits = int(tokens.max(initial=0)) < np.iinfo(np.int32).max >> bits
@@ -77,6 +76,14 @@ def lengths_between(begins: Int64Array, end: int) -> Int64Array:
     if len(begins):
         lengths[-1] = end - begins[-1]
     return lengths
+
+
+def ranges(begins: Int64Array, lengths: Int64Array) -> Int64Array:
+    """The numbers from each beginning on, as many as its length, one range after the other."""
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    numbers: Int64Array = np.arange(total) + np.repeat(begins - (ends - lengths), lengths)
+    return numbers
 
 
 def run_lengths(ascending: np.typing.NDArray[np.integer]) -> Int64Array:

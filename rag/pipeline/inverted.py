@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 
 from rag.pipeline.best import best
-from rag.pipeline.bm25 import BM25_B, BM25_K1, TermFrequencies, look_up, starts
+from rag.pipeline.bm25 import BM25_B, BM25_K1, TermFrequencies, look_up, ranges, starts
 from rag.pipeline.types import Float64Array, Int32Array, Int64Array
 
 
@@ -56,7 +56,7 @@ class InvertedIndex:
         """
         begins, ends = self._ranges(term_ids)
         sizes = ends - begins
-        places = np.arange(sizes.sum()) + np.repeat(begins - np.cumsum(sizes) + sizes, sizes)
+        places = ranges(begins, sizes)
         rows, frequencies = self.rows[places], self.frequencies[places]
         norms = BM25_K1 * (1 - BM25_B + BM25_B * self.lengths[rows] / (self.average_length or 1.0))
         impacts = np.repeat(weights * (BM25_K1 + 1), sizes) * frequencies / (frequencies + norms)

@@ -22,6 +22,7 @@ from django.conf import settings
 from django.db import connection
 
 from rag.pipeline.best import best
+from rag.pipeline.bm25 import ranges
 from rag.pipeline.database import HotCursor, hot_cursor, sent_vector
 from rag.pipeline.eligible import Eligibility
 from rag.pipeline.inverted import InvertedIndex
@@ -99,11 +100,10 @@ class ResidentCollection:
             return None
         starts, lengths = self.offsets[places], self.offsets[places + 1] - self.offsets[places]
         offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
-        positions = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
         return Gathered(
             document_ids=self.document_ids[places],
             title_lengths=self.title_lengths[places],
-            tokens=self.tokens[positions],
+            tokens=self.tokens[ranges(starts, lengths)],
             offsets=offsets,
             embeddings=self.embeddings[places],
         )
