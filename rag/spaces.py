@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from ops.contracts.problems import Unprocessable
 from rag.models import EmbeddingSpace
 from rag.pipeline.embed import Embedder, EmbeddingError, Encoder, Sharing, Space
 from rag.pipeline.loaded import LoadedModels
+from rag.pipeline.processors import own_processors
 from rag.pipeline.query import fingerprint
 
 IDENTITY = ("dimension", "max_tokens", "pooling", "normalize", "query_prompt", "document_prompt")
@@ -116,7 +116,7 @@ def try_out(version: ModelVersion) -> None:
 
 def query_sharing() -> Sharing:
     """How this process's queries share their encoder, as the settings say."""
-    passes = settings.RAG_EMBED_PASSES or max((os.cpu_count() or 1) // (2 * settings.RAG_EMBED_THREADS), 1)
+    passes = settings.RAG_EMBED_PASSES or max(own_processors() // settings.RAG_EMBED_THREADS, 1)
     return Sharing(passes, settings.RAG_EMBED_BATCH_MAX, settings.RAG_EMBED_BATCH_WAIT_MS)
 
 

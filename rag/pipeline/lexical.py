@@ -19,20 +19,19 @@ it no processor of its own.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
-from django.conf import settings
 
 from rag.lexicon import lexical_text, query_lexemes, term_ids
 from rag.pipeline.bm25 import BM25_B, BM25_K1, inverse_document_frequency
 from rag.pipeline.database import HotCursor
 from rag.pipeline.eligible import Eligibility
 from rag.pipeline.postings import held_postings, rank
+from rag.pipeline.processors import own_processors
 from rag.pipeline.resident import resident
 from rag.pipeline.snapshot import PipelineSnapshot
 from rag.pipeline.types import GAP, UNKNOWN, Float64Array, Int32Array, Int64Array, QueryTerms
@@ -199,7 +198,7 @@ _under_way = _UnderWay()
 
 def _has_idle_processor(others: int) -> bool:
     """Whether so many other searches of this process leave one: each embeds here and ranks in PostgreSQL."""
-    return others < max((os.cpu_count() or 1) // (2 * settings.ZENGLOW_WEB_PROCESSES), 1)
+    return others < max(own_processors() // 2, 1)
 
 
 Words = Callable[[], tuple[QueryTerms, Int64Array | None]]

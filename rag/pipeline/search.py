@@ -31,6 +31,7 @@ from rag.pipeline.judged import read_memory
 from rag.pipeline.lexical import read_words
 from rag.pipeline.ltr import Ranker, RankerError, SimpleRanker
 from rag.pipeline.misses import Misses
+from rag.pipeline.processors import turn
 from rag.pipeline.query import SearchRequest, validate
 from rag.pipeline.rankers import ranker_for
 from rag.pipeline.results import page_of, read_results
@@ -174,7 +175,7 @@ def score(
             terms, dense, lexical = retrieve(cursor, snapshot, eligibility, query_embedding, words, progress.degrade)
             candidates = read_candidates(cursor, snapshot, dense, lexical, query_embedding)
             memory = read_memory(cursor, snapshot, query_embedding, judged_as)
-    with stage("feature"):
+    with turn(), stage("feature"):
         features = extract(terms, candidates, memory)
     with stage("ltr"):
         ranker, fault = _ranker(resolved, progress)
