@@ -32,7 +32,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 CONCURRENCY = 16
 WARM_UP = 20
 HITS = 100
-BATCHES = 8
+BATCHES = 16
 SEVERAL = max(2, min(4, os.cpu_count() or 1))
 """Web processes where one is not all."""
 

@@ -43,15 +43,18 @@ def web_servers(count: int) -> Iterator[tuple[int, list[int]]]:
     with socket.create_server(("127.0.0.1", 0), backlog=BACKLOG) as listener, ExitStack() as stack:
         own_ports = [free_port() for _ in range(count)]
         for own_port in own_ports:
-            stack.enter_context(_daphne(own_port, listener.fileno()))
+            stack.enter_context(_daphne(own_port, listener.fileno(), count))
         yield listener.getsockname()[1], own_ports
 
 
-def _daphne(port: int, listener: int | None = None) -> AbstractContextManager[subprocess.Popen[bytes]]:
+def _daphne(
+    port: int, listener: int | None = None, processes: int = 1
+) -> AbstractContextManager[subprocess.Popen[bytes]]:
     environment = os.environ | {
         "DJANGO_SETTINGS_MODULE": "bench.server_settings",
         "ZENGLOW_DATA_DIR": os.environ.get("ZENGLOW_DATA_DIR", str(DATA_DIR)),
         "ZENGLOW_PORT": str(port),
+        "ZENGLOW_WEB_PROCESSES": str(processes),
         "OPS_LOG_LEVEL": os.environ.get("OPS_LOG_LEVEL", "INFO"),
     }
     shared = [] if listener is None else ["--fd", str(listener)]

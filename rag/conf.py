@@ -151,7 +151,7 @@ declare(
     Variable(
         "RAG_RESIDENT_CHUNKS",
         Kind.INTEGER,
-        "Up to how many chunks each web process holds a collection that is searched exactly in its memory, about 2.5 "
+        "Up to how many chunks each web process holds a collection that is searched exactly in its memory, about 3 "
         "kB a chunk; 0 has PostgreSQL compare the vectors of each query.",
         default=20_000,
         minimum=0,

@@ -287,6 +287,10 @@ def _ids(cursor: HotCursor, snapshot: PipelineSnapshot, query: str) -> Int32Arra
     lexemes = query_lexemes(
         cursor, query, configuration=snapshot.text_configuration, split_identifiers=snapshot.split_identifiers
     )
+    held = resident.at(snapshot)
+    if held is not None:
+        all_terms = held.term_ids
+        return np.array([all_terms.get(lexeme, UNKNOWN) if lexeme else GAP for lexeme in lexemes], dtype=np.int32)
     known = counted.of(snapshot.collection_id, snapshot.generation).term_ids
     missing = {lexeme for lexeme in lexemes if lexeme not in known}
     found = term_ids(cursor, snapshot.collection_id, missing) if missing else {}

@@ -38,6 +38,9 @@ PAUSE = 10.0
 """Between two readings of a collection at least so many times what the last one took: one that is written to all the
 time must not keep a core busy with reading it."""
 
+_TERM_BYTES = 170
+"""Of a lexeme, its id and their place in a dictionary: measured."""
+
 DECIMALS = 6
 """Cosines that agree to so many places are equal, and their chunks' ids decide: more is the rounding of their sums."""
 
@@ -51,6 +54,9 @@ _READ = """
     ORDER BY chunk.id LIMIT %(limit)s
 """
 """A single statement sees a single state of the database: the generation is that of all its rows."""
+
+_READ_TERMS = "SELECT term, id FROM rag_lexicalterm WHERE collection_id = %(collection_id)s"
+"""Read after the chunks: terms are only ever added, so those of all chunks that were read are among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +75,8 @@ class ResidentCollection:
     """All chunks of a collection at one generation, by ascending id.
 
     chunk_ids, document_ids: int64, shape (n,); title_lengths: int32, shape (n,); embeddings: float32, shape
-    (n, dimension), unit length; tokens: int32, chunk i's being ``tokens[offsets[i]:offsets[i + 1]]``. terms: made of
-    the tokens, chunks by their places.
+    (n, dimension), unit length; tokens: int32, chunk i's being ``tokens[offsets[i]:offsets[i + 1]]``. term_ids: by
+    lexeme; what is not there is in no chunk. terms: made of the tokens, chunks by their places.
     """
 
     generation: int
@@ -80,6 +86,7 @@ class ResidentCollection:
     tokens: Int32Array
     offsets: Int64Array
     embeddings: Float32Array
+    term_ids: dict[str, int]
     terms: InvertedIndex = field(init=False)
 
     def __post_init__(self) -> None:
@@ -111,7 +118,7 @@ class ResidentCollection:
     @property
     def size_bytes(self) -> int:
         arrays = (self.chunk_ids, self.document_ids, self.title_lengths, self.tokens, self.offsets, self.embeddings)
-        return sum(array.nbytes for array in arrays) + self.terms.size_bytes
+        return sum(array.nbytes for array in arrays) + self.terms.size_bytes + len(self.term_ids) * _TERM_BYTES
 
 
 @dataclass(slots=True)
@@ -223,6 +230,7 @@ def _read_whole(cursor: HotCursor, snapshot: PipelineSnapshot) -> tuple[int, Res
         tokens=np.concatenate(tokens),
         offsets=np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum([len(one) for one in tokens])]),
         embeddings=np.stack(embeddings),
+        term_ids=dict(cursor.stream(_READ_TERMS, {"collection_id": snapshot.collection_id})),
     )
 
 

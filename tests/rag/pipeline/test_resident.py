@@ -37,7 +37,7 @@ def held(vectors: Float32Array) -> ResidentCollection:
     count = len(vectors)
     ids = np.arange(10, 10 + 2 * count, 2)
     zeros = np.zeros(count, np.int32)
-    return ResidentCollection(1, ids, ids, zeros, zeros, np.arange(count + 1), vectors)
+    return ResidentCollection(1, ids, ids, zeros, zeros, np.arange(count + 1), vectors, {})
 
 
 class TestNearest:
