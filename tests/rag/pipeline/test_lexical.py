@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from rag.models import Collection, EmbeddingSpace
-from rag.pipeline import lexical
+from rag.pipeline import lexical, processors
 from rag.pipeline.bm25 import bm25_scores
 from rag.pipeline.candidates import read_candidates
 from rag.pipeline.database import hot_cursor
@@ -235,7 +235,7 @@ class TestAtOnce:
         assert self.both(indexed, "yeast flour bees")[1] == by_steps
 
     def test_web_processes_share_the_processors(self, settings, monkeypatch) -> None:
-        monkeypatch.setattr(os, "cpu_count", lambda: 8)
+        monkeypatch.setattr(processors, "PROCESSORS", 8)
         settings.ZENGLOW_WEB_PROCESSES = 1
         assert [lexical._has_idle_processor(others) for others in (0, 3, 4)] == [True, True, False]
         settings.ZENGLOW_WEB_PROCESSES = 4
