@@ -156,7 +156,7 @@ declare(
     Variable(
         "ZENGLOW_WEB_PROCESSES",
         Kind.INTEGER,
-        "Web server processes that `make run` starts on one port. Where many ask at once, two answer some 30 % "
+        "Web server processes that `make run` starts on one port. Where many ask at once, two answer some 20 % "
         "more than one. Each takes memory of its own for its models, and a spoken conversation whose connection was "
         "lost goes on only where it was.",
         default=1,
