@@ -177,8 +177,8 @@ declare(
     Variable(
         "RAG_EMBED_PASSES",
         Kind.INTEGER,
-        "Queries, or batches of them, that one process embeds at once; 0: as many as it has processors, which web "
-        "processes divide among themselves.",
+        "Queries, or batches of them, that one process embeds at once; 0: as many as its processors allow, of which "
+        "each takes `RAG_EMBED_THREADS` and which web processes divide among themselves.",
         default=0,
         minimum=0,
         maximum=64,

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rag.pipeline.types import GAP, UNKNOWN, Int32Array
+from rag.pipeline.types import GAP, Int32Array
 
 LEXICAL_VERSION = 1
 """Part of every content hash: raise it when the same text would give other terms."""
@@ -207,7 +207,7 @@ def allocate_terms(cursor: Cursor, collection_id: int, lexemes: Iterable[str]) -
     none can wait for another in a circle.
     """
     wanted = sorted(set(lexemes) - {""})
-    found = _term_ids(cursor, collection_id, wanted)
+    found = term_ids(cursor, collection_id, wanted)
     missing = [lexeme for lexeme in wanted if lexeme not in found]
     if missing:
         cursor.execute(
@@ -219,11 +219,12 @@ def allocate_terms(cursor: Cursor, collection_id: int, lexemes: Iterable[str]) -
             """,
             (collection_id, missing),
         )
-        found |= _term_ids(cursor, collection_id, missing)
+        found |= term_ids(cursor, collection_id, missing)
     return found
 
 
-def _term_ids(cursor: Cursor, collection_id: int, lexemes: Sequence[str]) -> dict[str, int]:
+def term_ids(cursor: Cursor, collection_id: int, lexemes: Sequence[str]) -> dict[str, int]:
+    """The ids of those of the lexemes that the collection has."""
     if not lexemes:
         return {}
     cursor.execute(
@@ -304,19 +305,10 @@ class WordMemory:
 
 
 _NO_STOP_WORD = "zzzz"
-_words = WordMemory(100_000)
-"""Of this process, some 20 MB at most."""
+_words = WordMemory(50_000)
+"""Of this process: 12 MB of ordinary words, 50 MB of the longest compounds."""
 
 
 def query_lexemes(cursor: Cursor, query: str, *, configuration: str, split_identifiers: bool) -> list[str]:
     """The query's lexemes, one a position, "" for a stop word. Only the first `MAX_QUERY_TOKENS` are read."""
     return _words.tokenize(cursor, configuration, lexical_text(query, split_identifiers))[:MAX_QUERY_TOKENS]
-
-
-def term_ids(cursor: Cursor, collection_id: int, lexemes: Iterable[str]) -> dict[str, int]:
-    """The id of each of the lexemes, `UNKNOWN` of one that the collection does not have, `GAP` of ""."""
-    wanted = set(lexemes)
-    found = dict.fromkeys(wanted, UNKNOWN) | _term_ids(cursor, collection_id, sorted(wanted - {""}))
-    if "" in found:
-        found[""] = GAP
-    return found

@@ -23,7 +23,18 @@ from numpy.typing import NDArray
 
 from bench.setup import DATA_DIR, prepare
 
-ARCHIVES = ("Django==5.2.8", "Sphinx==8.2.3", "setuptools==80.9.0")
+ARCHIVES = (
+    "Django==5.2.8",
+    "Sphinx==8.2.3",
+    "setuptools==80.9.0",
+    "celery==5.7.0",
+    "docutils==0.23",
+    "networkx==3.6.1",
+    "pytest==9.2.0",
+    "Scrapy==2.19.0",
+    "Twisted==26.10.0",
+)
+"""Together some 20 MB of text, which is cut into more than 20,000 passages."""
 FOLDER = Path(os.environ.get("ZENGLOW_DATA_DIR", DATA_DIR)) / "documentation"
 SUFFIXES = {".txt", ".rst", ".md"}
 PART = 256

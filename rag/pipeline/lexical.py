@@ -122,9 +122,6 @@ _AT_ONCE = f"""
         )
 """  # noqa: S608  (made of the constants above)
 
-REMEMBERED = 100_000
-"""Most lexemes of a collection whose ids are remembered: some 15 MB."""
-
 AT_ONCE_CHUNKS = 50_000
 """In larger collections it pays to remember how many chunks hold a term rather than to count them for each query."""
 
@@ -143,7 +140,7 @@ class Counts:
 
     generation: int
     term_ids: dict[str, int] = field(default_factory=dict)
-    """By lexeme, and `UNKNOWN` of one that the collection does not have."""
+    """By lexeme, of those that the collection has."""
     frequencies: dict[int, int] = field(default_factory=dict)
     totals: tuple[int, int] | None = None
     """Chunks, and their tokens."""
@@ -289,14 +286,13 @@ def _ids(cursor: HotCursor, snapshot: PipelineSnapshot, query: str) -> Int32Arra
     )
     held = resident.at(snapshot)
     if held is not None:
-        all_terms = held.term_ids
-        return np.array([all_terms.get(lexeme, UNKNOWN) if lexeme else GAP for lexeme in lexemes], dtype=np.int32)
-    known = counted.of(snapshot.collection_id, snapshot.generation).term_ids
-    missing = {lexeme for lexeme in lexemes if lexeme not in known}
-    found = term_ids(cursor, snapshot.collection_id, missing) if missing else {}
-    if len(known) < REMEMBERED:
-        known.update(found)
-    return np.array([found[lexeme] if lexeme in missing else known[lexeme] for lexeme in lexemes], dtype=np.int32)
+        known = held.term_ids
+    else:
+        known = counted.of(snapshot.collection_id, snapshot.generation).term_ids
+        missing = {lexeme for lexeme in lexemes if lexeme and lexeme not in known}
+        if missing:
+            known.update(term_ids(cursor, snapshot.collection_id, sorted(missing)))
+    return np.array([known.get(lexeme, UNKNOWN) if lexeme else GAP for lexeme in lexemes], dtype=np.int32)
 
 
 def _statistics(cursor: HotCursor, snapshot: PipelineSnapshot, known: Int32Array) -> tuple[Int64Array, int, float]:

@@ -18,7 +18,7 @@ import numpy as np
 from django.conf import settings
 
 from rag.pipeline.best import best
-from rag.pipeline.bm25 import BM25_B, BM25_K1
+from rag.pipeline.bm25 import BM25_B, BM25_K1, starts
 from rag.pipeline.database import HotCursor
 from rag.pipeline.snapshot import PipelineSnapshot
 from rag.pipeline.types import Float64Array, Int64Array
@@ -79,7 +79,7 @@ def rank(postings: Sequence[TermPostings], weights: Float64Array, depth: int) ->
         # Each term's ids ascend already, and merging such runs is what a stable sort does quickly.
         order = np.argsort(chunk_ids, kind="stable")
         chunk_ids, scores = chunk_ids[order], scores[order]
-        begins = np.flatnonzero(np.concatenate([[True], chunk_ids[1:] != chunk_ids[:-1]]))
+        begins = starts(chunk_ids)  # none, where the last chunk of every term has gone since they were counted
         chunk_ids, scores = chunk_ids[begins], np.add.reduceat(scores, begins)
     # Ids ascend with places.
     return chunk_ids[best(scores, depth)]

@@ -38,7 +38,7 @@ PAUSE = 10.0
 """Between two readings of a collection at least so many times what the last one took: one that is written to all the
 time must not keep a core busy with reading it."""
 
-_TERM_BYTES = 170
+_TERM_BYTES = 120
 """Of a lexeme, its id and their place in a dictionary: measured."""
 
 DECIMALS = 6
@@ -55,8 +55,8 @@ _READ = """
 """
 """A single statement sees a single state of the database: the generation is that of all its rows."""
 
-_READ_TERMS = "SELECT term, id FROM rag_lexicalterm WHERE collection_id = %(collection_id)s"
-"""Read after the chunks: terms are only ever added, so those of all chunks that were read are among them."""
+_READ_TERMS = "SELECT term, id FROM rag_lexicalterm WHERE id = ANY(%(term_ids)s)"
+"""Those of the chunks that were read, which stay as long as the collection; of words of the past there may be more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,8 @@ class ResidentCollection:
     """All chunks of a collection at one generation, by ascending id.
 
     chunk_ids, document_ids: int64, shape (n,); title_lengths: int32, shape (n,); embeddings: float32, shape
-    (n, dimension), unit length; tokens: int32, chunk i's being ``tokens[offsets[i]:offsets[i + 1]]``. term_ids: by
-    lexeme; what is not there is in no chunk. terms: made of the tokens, chunks by their places.
+    (n, dimension), unit length; tokens: int32, chunk i's being ``tokens[offsets[i]:offsets[i + 1]]``. terms: made of
+    the tokens, chunks by their places. term_ids: by lexeme; what is not there is in no chunk.
     """
 
     generation: int
@@ -86,11 +86,8 @@ class ResidentCollection:
     tokens: Int32Array
     offsets: Int64Array
     embeddings: Float32Array
+    terms: InvertedIndex
     term_ids: dict[str, int]
-    terms: InvertedIndex = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "terms", InvertedIndex.of(self.tokens, self.offsets))
 
     def nearest(self, query_embedding: Float32Array, depth: int) -> Int64Array:
         """Ids of the ``depth`` chunks with the highest cosine, int64, best first; ties by id."""
@@ -222,15 +219,19 @@ def _read_whole(cursor: HotCursor, snapshot: PipelineSnapshot) -> tuple[int, Res
     if not ids:
         return generation, None
     chunk_ids, document_ids, title_lengths = np.array(ids, dtype=np.int64).T.copy()
+    all_tokens = np.concatenate(tokens)
+    offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum([len(one) for one in tokens])])
+    terms = InvertedIndex.of(all_tokens, offsets)
     return generation, ResidentCollection(
         generation=generation,
         chunk_ids=chunk_ids,
         document_ids=document_ids,
         title_lengths=title_lengths.astype(np.int32),
-        tokens=np.concatenate(tokens),
-        offsets=np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum([len(one) for one in tokens])]),
+        tokens=all_tokens,
+        offsets=offsets,
         embeddings=np.stack(embeddings),
-        term_ids=dict(cursor.stream(_READ_TERMS, {"collection_id": snapshot.collection_id})),
+        terms=terms,
+        term_ids=dict(cursor.stream(_READ_TERMS, {"term_ids": terms.term_ids.tolist()})),
     )
 
 

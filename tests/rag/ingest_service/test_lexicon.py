@@ -24,7 +24,6 @@ from rag.lexicon import (
     tokenize,
 )
 from rag.models import Collection, LexicalTerm, TextConfiguration
-from rag.pipeline.types import GAP, UNKNOWN
 from tests.patience import PATIENCE_S
 
 NAMES = {
@@ -164,7 +163,7 @@ class TestTerms:
             allocate_terms(cursor, other.id, ["cat"])
             lexemes = query_lexemes(cursor, "the dogs and cats", configuration="english", split_identifiers=False)
             assert lexemes == ["", "dog", "", "cat"]
-            assert term_ids(cursor, collection.id, lexemes) == {"": GAP, "dog": ids["dog"], "cat": UNKNOWN}
+            assert term_ids(cursor, collection.id, lexemes) == {"dog": ids["dog"]}
         assert LexicalTerm.objects.count() == 2
 
 

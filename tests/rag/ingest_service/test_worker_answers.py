@@ -23,7 +23,7 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedRedis]:
     with temporary_place() as place:
         own = EmbeddedRedis(place / "redis", elsewhere=place / "elsewhere", short_base=place)
         own.ensure()
-        monkeypatch.setattr(indexing, "current_app", Celery(broker=own.celery_url(1)))
+        monkeypatch.setattr(indexing, "current_app", Celery(broker=own.celery_url(1), set_as_current=False))
         yield own
         own.stop()
 

@@ -39,6 +39,11 @@ def test_the_best_are_those_of_adding_up_one_by_one(terms: list[tuple[dict[int, 
     assert found.tolist() == expected
 
 
+@pytest.mark.parametrize("terms", [1, 2, 3])
+def test_terms_that_lost_their_last_chunk_meanwhile_find_nothing(terms: int) -> None:
+    assert rank([of({})] * terms, np.ones(terms), 10).tolist() == []
+
+
 class TestHeld:
     @pytest.fixture
     def collection(self, db: None) -> Collection:

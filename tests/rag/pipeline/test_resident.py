@@ -21,11 +21,12 @@ from rag.pipeline.candidates import read_candidates
 from rag.pipeline.database import hot_cursor
 from rag.pipeline.dense import retrieve_dense
 from rag.pipeline.eligible import Eligibility
+from rag.pipeline.inverted import InvertedIndex
 from rag.pipeline.lexical import read_query, retrieve_lexical
 from rag.pipeline.resident import DECIMALS, ResidentCollection, ResidentCollections, resident
 from rag.pipeline.search import SearchRequest, search
 from rag.pipeline.snapshot import PipelineSnapshot
-from rag.pipeline.types import Candidates, Float32Array, QueryTerms
+from rag.pipeline.types import UNKNOWN, Candidates, Float32Array, QueryTerms
 from tests.patience import eventually
 from tests.rag.pipeline.support import Text, fill, put, remove, snapshot_of, unit_vectors
 
@@ -37,7 +38,8 @@ def held(vectors: Float32Array) -> ResidentCollection:
     count = len(vectors)
     ids = np.arange(10, 10 + 2 * count, 2)
     zeros = np.zeros(count, np.int32)
-    return ResidentCollection(1, ids, ids, zeros, zeros, np.arange(count + 1), vectors, {})
+    offsets = np.arange(count + 1)
+    return ResidentCollection(1, ids, ids, zeros, zeros, offsets, vectors, InvertedIndex.of(zeros, offsets), {})
 
 
 class TestNearest:
@@ -132,6 +134,32 @@ class TestCollection:
         for (ours, _), (theirs, _) in zip(by_memory, by_the_database, strict=True):
             for name in QueryTerms.__slots__:
                 assert np.array_equal(getattr(ours, name), getattr(theirs, name)), name
+
+    def test_who_may_not_see_everything_has_the_same_words_and_the_counts_of_what_may_be_seen(
+        self, collection: Collection, space: EmbeddingSpace
+    ) -> None:
+        put(collection, space, "secret", "Passage of the vault.", access_groups=["board"])
+        readers = snapshot_of(collection, space, groups=("staff",))
+        query = "passage vault unheardofword"
+
+        def read() -> QueryTerms:
+            with hot_cursor() as cursor:
+                return read_query(cursor, readers, query)
+
+        by_the_database = read()
+        assert resident.load(snapshot_of(collection, space)) is not None
+        by_memory = read()
+        for terms in (by_the_database, by_memory):
+            assert terms.term_ids[1:].tolist() == [UNKNOWN, UNKNOWN]
+            assert (terms.document_frequencies.tolist(), terms.chunk_count) == ([40], 40)
+
+    def test_words_of_the_past_are_not_held(self, collection: Collection, space: EmbeddingSpace) -> None:
+        put(collection, space, "old", "A bygone word.")
+        remove(collection, "old")
+        held_now = resident.load(snapshot_of(collection, space))
+        assert held_now is not None
+        assert "passag" in held_now.term_ids
+        assert "bygon" not in held_now.term_ids
 
     def test_a_query_of_words_that_were_asked_for_before_asks_the_database_nothing(
         self, collection: Collection, space: EmbeddingSpace
