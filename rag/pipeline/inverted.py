@@ -18,7 +18,7 @@ class InvertedIndex:
 
     term_ids: int32, shape (terms,), ascending; those of `term_ids[i]` stand in ``begins[i]:begins[i + 1]`` of
     rows: int32, places of chunks, ascending, and frequencies: int32, both of shape (postings,).
-    lengths: int32, shape (n,), non-gap tokens of each chunk.
+    lengths: int32, shape (n,), non-gap tokens of each chunk; average_length: their mean, 0 where there is no chunk.
     """
 
     term_ids: Int32Array
@@ -26,6 +26,7 @@ class InvertedIndex:
     rows: Int32Array
     frequencies: Int32Array
     lengths: Int32Array
+    average_length: float
 
     @classmethod
     def of(cls, tokens: Int32Array, offsets: Int64Array) -> Self:
@@ -38,11 +39,8 @@ class InvertedIndex:
             rows=held.rows.astype(np.int32),
             frequencies=held.counts.astype(np.int32),
             lengths=held.lengths.astype(np.int32),
+            average_length=float(held.lengths.mean()) if len(held.lengths) else 0.0,
         )
-
-    @property
-    def average_length(self) -> float:
-        return float(self.lengths.mean()) if len(self.lengths) else 0.0
 
     def document_frequencies(self, term_ids: np.typing.NDArray[np.integer]) -> Int64Array:
         """How many chunks hold each of the terms, int64."""

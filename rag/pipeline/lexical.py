@@ -221,9 +221,9 @@ def _begun(
     cursor: HotCursor, snapshot: PipelineSnapshot, eligibility: Eligibility, query: str, spare: bool
 ) -> Iterator[Words]:
     """As `read_words`; ``spare``: a processor is idle."""
-    text = lexical_text(query, snapshot.split_identifiers)
-    is_plain = snapshot.retrieval_mode == "pgvector" and eligibility.is_everything and len(text) <= AT_ONCE_CHARACTERS
-    by_postgresql = spare and is_plain and resident.at(snapshot) is None
+    is_plain = snapshot.retrieval_mode == "pgvector" and eligibility.is_everything and resident.at(snapshot) is None
+    text = lexical_text(query, snapshot.split_identifiers) if spare and is_plain else ""
+    by_postgresql = spare and is_plain and len(text) <= AT_ONCE_CHARACTERS
     chunk_count, average_length = _totals(cursor, snapshot) if by_postgresql else (0, 0.0)
     if not by_postgresql or chunk_count > AT_ONCE_CHUNKS:
         yield lambda: (read_query(cursor, snapshot, query), None)
@@ -304,7 +304,9 @@ def _statistics(cursor: HotCursor, snapshot: PipelineSnapshot, known: Int32Array
             return held.terms.document_frequencies(known), len(held.chunk_ids), held.terms.average_length
         return _frequencies(cursor, snapshot, known), *_totals(cursor, snapshot)
     of_readable = {"collection_id": snapshot.collection_id, "term_ids": known.tolist(), **readable.parameters}
-    found: dict[int, int] = dict(cursor.rows(_READABLE_FREQUENCIES.format(readable=readable.condition), of_readable))
+    found: dict[int, int] = {}
+    if len(known):
+        found.update(cursor.rows(_READABLE_FREQUENCIES.format(readable=readable.condition), of_readable))
     ((chunks, tokens),) = cursor.rows(_READABLE_TOTALS.format(readable=readable.condition), of_readable)
     frequencies = np.array([found.get(term_id, 0) for term_id in known.tolist()], dtype=np.int64)
     return frequencies, chunks, tokens / chunks if chunks else 0.0

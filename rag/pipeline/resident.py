@@ -1,5 +1,5 @@
-"""Small collections, held in this process's memory as arrays: their vectors are compared here, exactly, and
-their words are counted and ranked by.
+"""Small collections, held in this process's memory as arrays: here their vectors are compared, exactly, and their words
+counted and ranked by.
 
 PostgreSQL stays the only source. A collection is read by one statement together with its generation and used for
 searches of that generation alone; while documents change, PostgreSQL is asked as if nothing was held, and the
