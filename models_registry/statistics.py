@@ -192,7 +192,7 @@ def figures(tally: Tally, window_s: float) -> Figures:
     buckets = buckets_of(tally)
     rate = 1 / window_s if window_s > 0 else 0.0
     return Figures(
-        window_s=round(window_s, 1),
+        window_s=round(window_s, 3),  # as finely as the rates: who divides by it gets them
         calls=tally["calls"],
         errors=tally["errors"],
         calls_per_s=round(tally["calls"] * rate, 3),
