@@ -76,27 +76,12 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class _Loaded:
+class Reading:
     """One reading of the table. ``ids`` of the live rows identify it: rows never change, they only end."""
 
     ids: tuple[int, ...]
     by_place: Mapping[tuple[Slot, str], Live]
-    candidates: Mapping[tuple[Slot, str], tuple[Candidate, ...]]
-
-
-class LiveView:
-    """What is live, at most ``REGISTRY_REFRESH_INTERVAL_MS`` old while the database answers.
-
-    Between looks nothing is asked of the database. A look is one query for the ids of the live rows; only when they
-    differ are the rows read. One thread looks, the others go on with what is known. While the database is away the
-    last known view serves. Safe to use from any thread.
-    """
-
-    def __init__(self) -> None:
-        self._looking = threading.Lock()
-        self._loaded: _Loaded | None = None
-        self._looked_at = float("-inf")
-        self._listener: Listener | None = None
+    by_rollout: Mapping[tuple[Slot, str], tuple[Candidate, ...]]
 
     def model(self, slot: Slot, collection: str) -> LiveModel:
         """The model version that answers for a collection. Raises `Unavailable` when there is none."""
@@ -116,18 +101,66 @@ class LiveView:
         """What rollouts give a share of a collection's queries: its own, and where it has no choice of its own the
         global ones.
         """
-        loaded = self._current()
-        if not loaded.candidates:
+        if not self.by_rollout:
             return ()
-        own = loaded.candidates.get((slot, collection), ())
-        if own or (slot, collection) in loaded.by_place:
+        own = self.by_rollout.get((slot, collection), ())
+        if own or (slot, collection) in self.by_place:
             return own
-        return loaded.candidates.get((slot, GLOBAL_SCOPE), ())
+        return self.by_rollout.get((slot, GLOBAL_SCOPE), ())
 
     def all(self) -> tuple[Live, ...]:
         """Everything that is live, in every scope, sorted by slot and scope."""
-        by_place = self._current().by_place
-        return tuple(by_place[place] for place in sorted(by_place))
+        return tuple(self.by_place[place] for place in sorted(self.by_place))
+
+    def _find(self, slot: Slot, collection: str) -> Live | None:
+        return self.by_place.get((slot, collection)) or self.by_place.get((slot, GLOBAL_SCOPE))
+
+
+class LiveView:
+    """What is live, at most ``REGISTRY_REFRESH_INTERVAL_MS`` old while the database answers.
+
+    Between looks nothing is asked of the database. A look is one query for the ids of the live rows; only when they
+    differ are the rows read. One thread looks, the others go on with what is known. While the database is away the
+    last known view serves. Safe to use from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._looking = threading.Lock()
+        self._loaded: Reading | None = None
+        self._looked_at = float("-inf")
+        self._listener: Listener | None = None
+
+    def now(self) -> Reading:
+        """What is live now: one reading for all that somebody asks of it, as each look at the clock costs."""
+        loaded = self._loaded
+        if loaded is not None and not self._is_due():
+            return loaded
+        # Whoever has a view goes on with it while another thread looks; without one, there is nothing but to wait.
+        if self._looking.acquire(blocking=loaded is None):
+            try:
+                if self._loaded is None or self._is_due():
+                    self._look()
+            finally:
+                self._looking.release()
+        if self._loaded is None:
+            raise AssertionError("the first look either loads or raises")
+        return self._loaded
+
+    def model(self, slot: Slot, collection: str) -> LiveModel:
+        """`Reading.model`, now."""
+        return self.now().model(slot, collection)
+
+    def weights(self, collection: str) -> LiveWeights:
+        """`Reading.weights`, now."""
+        return self.now().weights(collection)
+
+    def candidates(self, slot: Slot, collection: str) -> tuple[Candidate, ...]:
+        """`Reading.candidates`, now."""
+        return self.now().candidates(slot, collection)
+
+    def all(self) -> tuple[Live, ...]:
+        """`Reading.all`, now."""
+        return self.now().all()
 
     def follow(self) -> None:
         """Also hear of changes at once, from a background thread of this process. For long-lived processes."""
@@ -148,25 +181,6 @@ class LiveView:
                 self._listener = None
             self._loaded = None
             self.expire()
-
-    def _find(self, slot: Slot, collection: str) -> Live | None:
-        by_place = self._current().by_place
-        return by_place.get((slot, collection)) or by_place.get((slot, GLOBAL_SCOPE))
-
-    def _current(self) -> _Loaded:
-        loaded = self._loaded
-        if loaded is not None and not self._is_due():
-            return loaded
-        # Whoever has a view goes on with it while another thread looks; without one, there is nothing but to wait.
-        if self._looking.acquire(blocking=loaded is None):
-            try:
-                if self._loaded is None or self._is_due():
-                    self._look()
-            finally:
-                self._looking.release()
-        if self._loaded is None:
-            raise AssertionError("the first look either loads or raises")
-        return self._loaded
 
     def _is_due(self) -> bool:
         interval_ms: int = settings.REGISTRY_REFRESH_INTERVAL_MS
@@ -196,19 +210,19 @@ def _live_ids() -> tuple[int, ...]:
         return tuple(number for (number,) in cursor.fetchall())
 
 
-def _load() -> _Loaded:
+def _load() -> Reading:
     rows = deployments.live().order_by("id")
     candidates: dict[tuple[Slot, str], tuple[Candidate, ...]] = {}
     for row in rows:
         if row.rollout is not None:
             place = Slot(row.slot), row.scope
             candidates[place] = (*candidates.get(place, ()), _candidate(row, row.rollout))
-    return _Loaded(
+    return Reading(
         ids=tuple(row.id for row in rows),
         by_place=MappingProxyType(
             {(Slot(row.slot), row.scope): _frozen(row) for row in rows if row.role == Role.STABLE}
         ),
-        candidates=MappingProxyType(candidates),
+        by_rollout=MappingProxyType(candidates),
     )
 
 

@@ -73,16 +73,17 @@ def choose(collection: str, routing: Routing | None = None, live: LiveView = vie
 
     Raises `Unavailable` when nothing is live in a slot.
     """
+    now = live.now()
     parts: dict[Slot, Live] = {
-        Slot.WEIGHTS: live.weights(collection),
-        Slot.LTR: in_service(live.model(Slot.LTR, collection), collection),
-        Slot.EMBEDDER: in_service(live.model(Slot.EMBEDDER, collection), collection),
+        Slot.WEIGHTS: now.weights(collection),
+        Slot.LTR: in_service(now.model(Slot.LTR, collection), collection),
+        Slot.EMBEDDER: in_service(now.model(Slot.EMBEDDER, collection), collection),
     }
-    if routing is None:
+    if routing is None or not now.by_rollout:
         return _choice(parts)
     arms, beside = [], []
     for slot in tuple(parts):
-        for candidate in live.candidates(slot, collection):
+        for candidate in now.candidates(slot, collection):
             is_chosen = gets_candidate(candidate, routing)
             if is_chosen and isinstance(candidate.live, LiveModel) and not is_ready(candidate.live):
                 continue  # it is being loaded: the stable version answers, and counts for neither

@@ -123,6 +123,15 @@ declare(
         maximum=86_400,
     ),
     Variable(
+        "RAG_RESPONSE_MEMORY_MB",
+        Kind.INTEGER,
+        "Memory of each web process for the answers that it gave last, in megabytes, so that they need not come from "
+        "Redis; 0: all do. 1 MB holds about 100, each for as long as Redis would.",
+        default=16,
+        minimum=0,
+        maximum=65_536,
+    ),
+    Variable(
         "RAG_ANN_RECALL_FLOOR",
         Kind.FLOAT,
         "Share of the ten nearest that a vector index must find, measured, to be put live without force.",

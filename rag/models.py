@@ -296,7 +296,7 @@ class AnnConfig(models.Model):
         help_text="HNSW: edges of a node. More: better recall, a larger index, slower to build.",
     )
     ef_construction = models.PositiveSmallIntegerField(
-        default=64,
+        default=128,
         validators=[MinValueValidator(4), MaxValueValidator(1000)],
         help_text="HNSW: candidates considered for each edge; at least twice m.",
     )
@@ -306,7 +306,7 @@ class AnnConfig(models.Model):
         help_text="IVFFlat: cells; 0: the square root of the number of vectors.",
     )
     ef_search = models.PositiveSmallIntegerField(
-        default=100,
+        default=200,
         validators=[MinValueValidator(1), MaxValueValidator(1000)],
         help_text="HNSW: nodes kept while searching; never fewer than are asked for.",
     )

@@ -10,10 +10,9 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
@@ -30,7 +29,7 @@ from ops.instrumentation.batch import BatchWriter
 from ops.instrumentation.performance import PerformanceRow, record_query
 from ops.scrub import scrub
 from rag.models import Feedback, QueryLog
-from rag.pipeline.body import Shown
+from rag.pipeline.body import Body, Shown
 from rag.pipeline.query import SearchRequest
 from rag.pipeline.snapshot import PipelineSnapshot, Resolved
 
@@ -49,10 +48,10 @@ def query_hmac(query: str) -> str:
     return keyed.hexdigest()
 
 
-def record_search(answer: Mapping[str, Any], shown: Sequence[Shown], resolved: Resolved, principal: Principal) -> None:
+def record_search(answer: Mapping[str, Any], body: Body, resolved: Resolved, principal: Principal) -> None:
     """Note a search in the performance store and, unless it is off, in the query log. Never waits for the database.
 
-    ``answer`` is all that surrounds its results, ``shown`` what the log keeps of these.
+    ``answer`` is all that surrounds the results in ``body``.
     """
     now = timezone.now()
     snapshot = resolved.snapshot
@@ -78,8 +77,8 @@ def record_search(answer: Mapping[str, Any], shown: Sequence[Shown], resolved: R
             cache=answer["cache"],
             status=200,
             degraded=answer["degraded"],
-            result_count=len(shown),
-            top_score=shown[0].fused_score if shown else None,
+            result_count=len(body.shown),
+            top_score=body.top_score,
             timings_ms=timings,
             weights_version=snapshot.weights_version,
             ltr_version=snapshot.ranker_label,
@@ -91,14 +90,14 @@ def record_search(answer: Mapping[str, Any], shown: Sequence[Shown], resolved: R
         return
     _writer().add(
         _Logged(
-            request_id=UUID(answer["request_id"]),
+            request_id=answer["request_id"],
             occurred_at=now,
             query=answer["query"],
             query_hmac=digest,
             principal=principal,
             resolved=resolved,
             degraded=answer["degraded"],
-            shown=shown,
+            shown=body.shown,
         )
     )
 
@@ -176,11 +175,10 @@ def _key_prefix(principal: Principal) -> str | None:
     return principal.name if principal.kind is PrincipalKind.API_KEY else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Logged:
+class _Logged(NamedTuple):
     """A search on its way into the log. Rows are made of it when they are written: that is work off the request."""
 
-    request_id: UUID
+    request_id: str
     occurred_at: datetime
     query: str
     query_hmac: str
@@ -190,10 +188,9 @@ class _Logged:
     shown: Sequence[Shown]
 
     def row(self) -> tuple[Any, ...]:
-        """In the order of the columns of `_COPY_SEARCHES`."""
+        """In the order of the columns of `_COPY_SEARCHES`, behind the first."""
         resolved = self.resolved
         return (
-            self.request_id,
             self.occurred_at,
             resolved.snapshot.collection,
             scrub(self.query) if settings.RAG_QUERY_LOG == "scrubbed" else self.query,
@@ -226,22 +223,21 @@ _COPY_IMPRESSIONS = """
 def _write(rows: Sequence[_Logged]) -> None:
     with transaction.atomic():
         # A batch comes again when the connection broke after its commit, and users may have gone meanwhile.
-        written = set(QueryLog.objects.filter(pk__in={one.request_id for one in rows}).values_list("pk", flat=True))
+        asked = {UUID(one.request_id): one for one in rows}
+        written = set(QueryLog.objects.filter(pk__in=asked).values_list("pk", flat=True))
         users: set[int | None] = {None}
         if named := {one.principal.user_id for one in rows if one.principal.user_id is not None}:
             users.update(User.objects.filter(pk__in=named).values_list("pk", flat=True))
-        fresh = {
-            one.request_id: one for one in rows if one.request_id not in written and one.principal.user_id in users
-        }
+        fresh = {key: one for key, one in asked.items() if key not in written and one.principal.user_id in users}
         # Rows of the ORM took ten times as long to make, while requests waited for the interpreter.
         with connection.cursor() as cursor:
             with cursor.copy(_COPY_SEARCHES) as copy:
-                for one in fresh.values():
-                    copy.write_row(one.row())
+                for key, one in fresh.items():
+                    copy.write_row((key, *one.row()))
             with cursor.copy(_COPY_IMPRESSIONS) as copy:
-                for one in fresh.values():
+                for key, one in fresh.items():
                     for shown in one.shown:
-                        copy.write_row((one.request_id, *shown))
+                        copy.write_row((key, *shown))
 
 
 @cache

@@ -20,6 +20,7 @@ from ops.instrumentation.batch import forget_all, hold_all
 from rag.embedders import export_embedder, read_folder, register_embedder
 from rag.pipeline import cache as pipeline_cache
 from rag.pipeline import snapshot
+from rag.pipeline.answer_memory import memory as answer_memory
 from rag.pipeline.lexical import counted
 from rag.pipeline.passages import memory
 from rag.pipeline.postings import held_postings
@@ -123,13 +124,15 @@ def _nothing_remembered() -> None:
     counted.forget()
     held_postings.forget()
     memory.forget()
+    answer_memory.forget()
     resident.forget()
     snapshot._last_read.clear()
 
 
 def forget_cached() -> None:
-    """Empty this test process's own part of Redis: ``clear`` would empty that of the others beside it too."""
+    """Empty this process's memory and its own part of Redis: ``clear`` would empty that of the others beside it too."""
     cache.delete_pattern("*")  # type: ignore[attr-defined]
+    answer_memory.forget()
 
 
 @pytest.fixture

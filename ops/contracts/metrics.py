@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, TypeVar
 
 import psutil
@@ -80,19 +81,28 @@ _broken: set[str] = set()
 def declare_counter(name: str, help_text: str, labels: Sequence[str] = ()) -> Counter:
     """A counter; the exported name ends in ``_total``."""
     _note(name, "counter", help_text, labels)
-    return Counter(name, help_text, labels)
+    return _remembering(Counter(name, help_text, labels))
 
 
 def declare_gauge(name: str, help_text: str, labels: Sequence[str] = (), *, across: Across = "livesum") -> Gauge:
     """A gauge. ``across`` says what the values of several live processes make together; a dead one's are forgotten."""
     _note(name, "gauge", help_text, labels)
-    return Gauge(name, help_text, labels, multiprocess_mode=across)
+    return _remembering(Gauge(name, help_text, labels, multiprocess_mode=across))
 
 
 def declare_latency(name: str, help_text: str, labels: Sequence[str] = ()) -> Histogram:
     """A histogram of seconds over `LATENCY_BUCKETS_S`."""
     _note(name, "histogram", help_text, labels)
-    return Histogram(name, help_text, labels, buckets=LATENCY_BUCKETS_S)
+    return _remembering(Histogram(name, help_text, labels, buckets=LATENCY_BUCKETS_S))
+
+
+def _remembering(metric: Metric) -> Metric:
+    """A metric that finds what it has counted under the same labels before without making sure of them again.
+
+    It keeps all of them for ever itself, and none of ours is ever cleared.
+    """
+    metric.labels = cache(metric.labels)  # type: ignore[method-assign]
+    return metric
 
 
 def declare_scraped(

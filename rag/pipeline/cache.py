@@ -1,4 +1,7 @@
-"""The feature cache and the response cache, in Redis. Without Redis every lookup is a miss and says so."""
+"""The feature cache and the response cache, in Redis. Without Redis every lookup is a miss and says so.
+
+Answers that this process had lately are held in its memory as well: `rag.pipeline.answer_memory`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from hashlib import sha1
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import redis
 from django.conf import settings
@@ -18,6 +21,7 @@ from ops import tracing
 from ops.contracts.metrics import declare_counter
 from ops.instrumentation.snapshot import SNAPSHOT
 from rag.pipeline import redis_line
+from rag.pipeline.answer_memory import memory as answer_memory
 from rag.pipeline.redis_line import Command
 
 logger = logging.getLogger(__name__)
@@ -33,7 +37,7 @@ LOOKUPS = declare_counter(
 
 CacheName = Literal["feature", "full"]
 
-FORMAT = 3
+FORMAT = 4
 """Part of every key: raise it when the content of an entry changes its shape, so that older entries are not read."""
 
 _MARK = b"zenglow\0"
@@ -44,10 +48,11 @@ DAMAGED = b""
 
 _skip_until = 0.0
 
-# One round trip: the answer; else the claim to compute it, and what is known before fusion.
+# One round trip: the answer, and for how many milliseconds it is kept; else the claim to compute it, and what is known
+# before fusion.
 _LOOK_UP = """
 local full = redis.call('GET', KEYS[1])
-if full then return {full} end
+if full then return {full, redis.call('PTTL', KEYS[1])} end
 local claimed = redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[1])
 return {false, claimed and 1 or 0, KEYS[3] and redis.call('GET', KEYS[3]) or false}
 """
@@ -64,7 +69,7 @@ class Entry(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What `look_up` found: `DAMAGED` stands for what can't be read. ``claimed`` says, where there is no answer,
+    """What `ask` found: `DAMAGED` stands for what can't be read. ``claimed`` says, where there is no answer,
     whether the caller is now the one to compute it, and is ``None`` where nobody claimed it.
     """
 
@@ -77,16 +82,39 @@ class CacheUnavailableError(Exception):
     """Redis didn't answer; the query is answered without it."""
 
 
-def look_up(full_key: str, feature_key: str | None, claim_s: float) -> Found:
-    """The answer; else what was computed before fusion, and the claim to compute it, which ends after ``claim_s``.
+def ask(full_key: str, feature_key: str | None, claim_s: float) -> Callable[[], Found]:
+    """The answer from this process's memory, or have Redis look for it; else for what was computed before fusion, and
+    claim to compute it, which ends after ``claim_s``. What is given waits for Redis, and is called once, before
+    anything else is asked of the cache.
 
-    Without ``feature_key`` the feature cache is not asked. Nothing is counted. Raises `CacheUnavailableError`.
+    Without ``feature_key`` the feature cache is not asked. Nothing is counted. Both raise `CacheUnavailableError`.
     """
+    held = answer_memory.recall(full_key)
+    if held is not None:
+        return lambda: Found(held)
     keys = [_made(_name("full", full_key)), _made(_name("claim", full_key))]
     if feature_key is not None:
         keys.append(_made(_name("feature", feature_key)))
-    full, *rest = _call(lambda: _run_script(keys, round(claim_s * 1000)))
-    return Found(_decoded(full)) if full is not None else Found(None, bool(rest[0]), _decoded(rest[1]))
+    claim_ms = round(claim_s * 1000)
+    answers = _call(lambda: _begun(("EVALSHA", _LOOK_UP_SHA, len(keys), *keys, claim_ms)))
+
+    def reply() -> list[Any]:
+        try:
+            (found,) = answers()
+        except NoScriptError:  # a Redis that was started since
+            (found,) = _asked(("EVAL", _LOOK_UP, len(keys), *keys, claim_ms))
+        return cast(list[Any], found)
+
+    def found() -> Found:
+        stored, *rest = _call(reply)
+        full = _decoded(stored)
+        if full is None:
+            return Found(None, bool(rest[0]), _decoded(rest[1]))
+        if full != DAMAGED:
+            _hold(full_key, full, rest[0] / 1000)
+        return Found(full)
+
+    return found
 
 
 def get(name: CacheName, key: str, why_missed: Callable[[], str] = lambda: "cold") -> bytes | None:
@@ -132,6 +160,9 @@ def put(*entries: Entry) -> None:
         ("SET", _made(_name(entry.name, entry.key)), _MARK + entry.value, "EX", entry.ttl_s) for entry in entries
     ]
     _call(lambda: _asked(*commands))
+    for entry in entries:
+        if entry.name == "full":
+            _hold(entry.key, entry.value, entry.ttl_s)
 
 
 def claim(key: str, for_s: float) -> bool:
@@ -148,6 +179,10 @@ def disclaim(key: str) -> None:
     """End a claim early. Raises `CacheUnavailableError`."""
     made = _made(_name("claim", key))
     _call(lambda: _asked(("DEL", made)))
+
+
+def _hold(full_key: str, answer: bytes, for_s: float) -> None:
+    answer_memory.keep(full_key, answer, for_s, settings.RAG_RESPONSE_MEMORY_MB * 2**20)
 
 
 def _name(name: CacheName | Literal["claim"], key: str) -> str:
@@ -192,25 +227,20 @@ def _decoded(value: bytes | None) -> bytes | None:
     return value[len(_MARK) :] if value.startswith(_MARK) and len(value) > len(_MARK) else DAMAGED
 
 
-def _run_script(keys: list[str], claim_ms: int) -> list[Any]:
-    try:
-        (reply,) = _asked(("EVALSHA", _LOOK_UP_SHA, len(keys), *keys, claim_ms))
-    except NoScriptError:  # a Redis that was started since
-        (reply,) = _asked(("EVAL", _LOOK_UP, len(keys), *keys, claim_ms))
-    found: list[Any] = reply
-    return found
-
-
 def _asked(*commands: Command) -> list[Any]:
-    """Redis' own answers. The client makes more of them, for its metrics and for whoever traces it."""
+    return _begun(*commands)()
+
+
+def _begun(*commands: Command) -> Callable[[], list[Any]]:
+    """Gives Redis' own answers. The client makes more of them, for its metrics and for whoever traces it."""
     client: Any = _redis()
     if not tracing.is_on():
-        return redis_line.exchange(client.connection_pool, *commands)
+        return redis_line.begin(client.connection_pool, *commands)
     with client.pipeline(transaction=False) as pipeline:
         for command in commands:
             pipeline.execute_command(*command)
         answers: list[Any] = pipeline.execute()
-        return answers
+    return lambda: answers
 
 
 def _call(ask: Callable[[], Any]) -> Any:

@@ -67,27 +67,24 @@ def hot_cursor() -> Iterator[HotCursor]:
         yield _cursor_of(ours.connection)
 
 
-@contextmanager
-def brief_cursor() -> Iterator[HotCursor]:
-    """As `hot_cursor`, for one statement outside of a transaction.
+def brief_rows(statement: str, parameters: Parameters) -> list[Row]:
+    """As `HotCursor.rows`, for one statement without vectors, outside of a transaction.
 
-    Where the request has no connection yet, one of the pool's goes back to it at once: for Django to make it the
-    request's own and to part with it again takes longer than the statement does.
+    Where the request has no connection yet, one of the pool's is borrowed for the statement alone: for Django to make
+    it the request's own and to part with it again takes longer than the statement does.
     """
     ours: Any = connections[DEFAULT_DB_ALIAS]  # `zenglow_site.postgresql`'s
-    pool = getattr(ours, "pool", None)
-    if pool is None or ours.connection is not None or ours.in_atomic_block:
+    if ours.pool is None or ours.connection is not None or ours.in_atomic_block:
         with hot_cursor() as cursor:
-            yield cursor
-        return
+            return cursor.rows(statement, parameters)
     with ours.wrap_database_errors:
         raw = ours.borrow()
         try:
             if not raw.autocommit:  # somebody was interrupted within a transaction
                 raw.autocommit = True
-            yield _cursor_of(raw)
+            return statements.fetch(raw, statement, parameters)
         finally:
-            pool.putconn(raw)
+            ours.give_back(raw)
 
 
 def _cursor_of(raw: psycopg.Connection[Any]) -> HotCursor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from redis.connection import ConnectionPool
@@ -24,7 +25,7 @@ class _Line(threading.local):
     pool: ConnectionPool | None = None
     process = 0
     poll: select.poll | None = None
-    """Of the connection's socket, while it is open."""
+    """Of the connection's socket, while it is open and owes no answer."""
 
 
 _line = _Line()
@@ -35,18 +36,27 @@ def exchange(pool: ConnectionPool, *commands: Command) -> list[Any]:
 
     Raises the first error among the answers, and `redis.exceptions.RedisError` or `OSError` when there are none.
     """
+    return begin(pool, *commands)()
+
+
+def begin(pool: ConnectionPool, *commands: Command) -> Callable[[], list[Any]]:
+    """As `exchange`, but Redis works while the caller does something else; calling what is given waits for it.
+
+    It is called once, on this thread, before anything else is asked of this thread's connection. Both raise.
+    """
     connection = _connected(pool)
-    try:
-        connection.send_packed_command(connection.pack_commands(commands))
-        answers = [_answer(connection) for _ in commands]
-    except BaseException:
-        # Whatever interrupts an exchange: no answer is taken for another's.
-        connection.disconnect()
-        _line.poll = None
-        raise
-    for answer in answers:
-        if isinstance(answer, ResponseError):
-            raise answer
+    # Until it is answered: whoever asks next, should nobody want the answers, takes a connection that owes none.
+    poll, _line.poll = _line.poll, None
+    connection.send_packed_command(connection.pack_commands(commands))
+
+    def answers() -> list[Any]:
+        received = [_answer(connection) for _ in commands]
+        _line.poll = poll
+        for answer in received:
+            if isinstance(answer, ResponseError):
+                raise answer
+        return received
+
     return answers
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import uuid
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -122,7 +122,7 @@ def search_json(
                 observe_answer(resolved.arms, duration_ms=None, failed=True)
             raise
         envelope = _envelope(request, resolved, progress, body, timings)
-    record_search(envelope, body.shown, resolved, principal)
+    record_search(envelope, body, resolved, principal)
     _tell_rollouts(request, resolved, envelope, body)
     return body.within(envelope)
 
@@ -131,11 +131,11 @@ def _resolve(request: SearchRequest, principal: Principal, routing: Routing, pro
     """What answers; the caches are asked in the meantime, on the guess that nothing has changed since the last time."""
     guessed: list[Resolved] = []
 
-    def look_up(expected: Resolved) -> None:
+    def ask(expected: Resolved) -> Callable[[], None]:
         guessed.append(expected)
-        _look_up(request, expected.snapshot, progress)
+        return _ask(request, expected.snapshot, progress)
 
-    resolved = resolve(request.collection or "", principal, routing, look_up)
+    resolved = resolve(request.collection or "", principal, routing, ask)
     if guessed and guessed[0] is not resolved and progress.found is not None:
         if progress.found.claimed:
             with suppress(cache.CacheUnavailableError):
@@ -305,7 +305,7 @@ def _answer(request: SearchRequest, resolved: Resolved, progress: Progress) -> B
     with hot_cursor() as cursor:
         page = page_of(fused, scored, request)
         results, shown = read_results(cursor, page, scored, fused, request, contributions)
-    return Body(encode(results), shown, scored.ranker, scored.safeguard)
+    return Body.of(encode(results), shown, scored.ranker, scored.safeguard)
 
 
 def _explain(scored: ScoredCandidates, resolved: Resolved, progress: Progress) -> Float64Array | None:
@@ -326,7 +326,7 @@ def _cached_answer(request: SearchRequest, snapshot: PipelineSnapshot, progress:
         cache.count("full", "miss", "disabled")
         return None
     if progress.found is None and not progress.degraded:
-        _look_up(request, snapshot, progress)
+        _ask(request, snapshot, progress)()
     if progress.found is None:
         cache.count("full", "miss", "unavailable")
         return None
@@ -337,17 +337,32 @@ def _cached_answer(request: SearchRequest, snapshot: PipelineSnapshot, progress:
     return Body.from_bytes(found)
 
 
-def _look_up(request: SearchRequest, snapshot: PipelineSnapshot, progress: Progress) -> None:
-    """Ask both caches at once, and for the claim to compute the answer if there is none."""
+def _ask(request: SearchRequest, snapshot: PipelineSnapshot, progress: Progress) -> Callable[[], None]:
+    """Ask both caches at once, and for the claim to compute the answer if there is none. What is given waits for them
+    and notes in ``progress`` what they hold.
+    """
     if not settings.RAG_RESPONSE_CACHE_TTL_S:
-        return
+        return _nothing
     response_key, feature_key = snapshot.keys(request)
     try:
-        progress.found = cache.look_up(
+        found = cache.ask(
             response_key, feature_key if settings.RAG_FEATURE_CACHE_TTL_S else None, single_flight.CLAIM_S
         )
     except cache.CacheUnavailableError:
         progress.degrade("cache", CACHE_FAULT)
+        return _nothing
+
+    def wait() -> None:
+        try:
+            progress.found = found()
+        except cache.CacheUnavailableError:
+            progress.degrade("cache", CACHE_FAULT)
+
+    return wait
+
+
+def _nothing() -> None:
+    """There is nothing to wait for."""
 
 
 def _cached_scores(request: SearchRequest, snapshot: PipelineSnapshot, progress: Progress) -> ScoredCandidates | None:

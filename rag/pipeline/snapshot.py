@@ -20,7 +20,7 @@ from ops.contracts.principal import Principal
 from ops.contracts.problems import NotFound
 from rag.models import AnnConfig
 from rag.pipeline.ann import EXACT, AnnPlan
-from rag.pipeline.database import brief_cursor
+from rag.pipeline.database import brief_rows
 from rag.pipeline.embed import Space
 from rag.pipeline.features import SCHEMA_VERSION
 from rag.pipeline.query import SearchRequest, digest, fingerprint
@@ -103,25 +103,27 @@ def resolve(
     collection_slug: str,
     principal: Principal,
     routing: Routing | None = None,
-    meanwhile: Callable[[Resolved], None] | None = None,
+    ask: Callable[[Resolved], Callable[[], None]] | None = None,
 ) -> Resolved:
     """What answers a principal's search of a collection; costs one query.
 
-    Without ``routing`` no rollout takes part: the stable versions answer. ``meanwhile`` is called while the database
-    works, with what it will say unless the collection has changed since this process last asked; if it has, another
-    object is returned than that.
+    Without ``routing`` no rollout takes part: the stable versions answer. ``ask`` begins to ask somebody else, by what
+    the database will say unless the collection has changed since this process last asked; if it has, another object is
+    returned than that. What it gives is called when the database has answered, or failed to.
 
     Raises `NotFound` alike for an unknown collection and for one that the principal may not touch, so that nobody
     learns which exist.
     """
     before = _last_read.get(collection_slug)
-    if meanwhile is None or before is None or not principal.may_touch(collection_slug):
+    if ask is None or before is None or not principal.may_touch(collection_slug):
         return resolve_choice(collection_slug, principal, lambda: choose(collection_slug, routing))
     choice = choose(collection_slug, routing)
     expected = _expected(before, collection_slug, principal, choice)
-    with brief_cursor() as cursor, cursor.ahead(_READ, {"slug": collection_slug}) as read:
-        meanwhile(expected)
-        rows = _rows(read())
+    wait = ask(expected)
+    try:
+        rows = _rows(brief_rows(_READ, {"slug": collection_slug}))
+    finally:
+        wait()
     if rows == before:
         return expected
     return resolve_choice(collection_slug, principal, lambda: choice)
@@ -224,8 +226,7 @@ class _Row(NamedTuple):
 
 def _read(slug: str) -> list[_Row]:
     """A row for each live configuration of the collection, at least one; none when there is no such collection."""
-    with brief_cursor() as cursor:
-        rows = _rows(cursor.rows(_READ, {"slug": slug}))
+    rows = _rows(brief_rows(_READ, {"slug": slug}))
     if len(_last_read) >= _REMEMBERED:
         _last_read.clear()
     if rows:

@@ -61,6 +61,8 @@ def name_what_is_there(case: Case, **there: str | int) -> None:
             part |= {name: known[name] for name in known.keys() & part.keys()}
 
 
+# The server's other threads draw random numbers when they like: a pool of connections does, to spread its work.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_it_answers_as_its_schema_says(name: str, server: Server) -> None:
     @settings(

@@ -16,7 +16,7 @@ from django.db import OperationalError
 from django.test import Client
 from django.utils import timezone
 
-from models_registry.live import view
+from models_registry.live import Reading
 from ops.contracts.principal import LOOPBACK, SYSTEM, Principal, PrincipalKind, Scope
 from ops.contracts.problems import NotFound, Unavailable
 from ops.instrumentation.performance import performance_writer
@@ -337,10 +337,10 @@ class TestPerformance:
         assert not QueryPerformance.objects.exists()
 
     def test_a_server_without_models_fails(self, collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
-        def nothing_live(collection: str) -> None:
+        def nothing_live(reading: Reading, collection: str) -> None:
             raise Unavailable("No fusion weights are live.")
 
-        monkeypatch.setattr(view, "weights", nothing_live)
+        monkeypatch.setattr(Reading, "weights", nothing_live)
         with pytest.raises(Unavailable):
             ask()
         flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import redis
 
 from rag.pipeline import cache
+from rag.pipeline.answer_memory import memory as answer_memory
 from rag.pipeline.cache import CacheUnavailableError, Entry
 from tests.embedded.support import temporary_place
 from zenglow_site.embedded.redis import EmbeddedRedis
@@ -121,6 +123,53 @@ def test_what_somebody_else_wrote_never_runs_as_code(server: EmbeddedRedis, tmp_
     assert cache.get("feature", "a") is None
     assert reasons() - before == {"damaged": 1}
     assert not (tmp_path / "exploded").exists()
+
+
+class TestMemory:
+    """What this process had lately comes from its own memory, for as long as Redis would keep it."""
+
+    def test_what_was_kept_is_found_without_redis(self, server: EmbeddedRedis) -> None:
+        cache.put(Entry("full", "a", b"answer", 60))
+        server.stop()
+        assert cache.ask("a", "a", 60)().full == b"answer"
+        with pytest.raises(CacheUnavailableError):
+            cache.ask("b", "b", 60)()
+
+    def test_what_another_process_kept_is_asked_for_once(self, server: EmbeddedRedis) -> None:
+        cache.put(Entry("full", "a", b"answer", 60))
+        answer_memory.forget()
+        assert cache.ask("a", "a", 60)().full == b"answer"
+        server.stop()
+        assert cache.ask("a", "a", 60)().full == b"answer"
+
+    def test_it_is_held_no_longer_than_in_redis(self, server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+        cache.put(Entry("full", "a", b"answer", 60))
+        answer_memory.forget()
+        assert cache.ask("a", "a", 60)().full == b"answer"
+        in_a_minute = time.monotonic() + 60.5
+        monkeypatch.setattr(time, "monotonic", lambda: in_a_minute)
+        assert answer_memory.recall("a") is None
+
+    def test_what_could_not_be_kept_in_redis_is_not_held_either(self, server: EmbeddedRedis) -> None:
+        server.stop()
+        with pytest.raises(CacheUnavailableError):
+            cache.put(Entry("full", "a", b"answer", 60))
+        assert answer_memory.recall("a") is None
+
+    def test_it_can_be_turned_off(self, server: EmbeddedRedis, settings: Any) -> None:
+        settings.RAG_RESPONSE_MEMORY_MB = 0
+        cache.put(Entry("full", "a", b"answer", 60))
+        assert cache.ask("a", "a", 60)().full == b"answer"
+        assert len(answer_memory) == 0
+
+    def test_what_is_damaged_in_redis_is_not_held(self, server: EmbeddedRedis) -> None:
+        cache.put(Entry("full", "a", b"answer", 60))
+        answer_memory.forget()
+        with redis.Redis.from_url(server.url(0)) as client:
+            (key,) = client.keys()
+            client.set(key, b"something else", ex=60)
+        assert cache.ask("a", "a", 60)().full == cache.DAMAGED
+        assert len(answer_memory) == 0
 
 
 def test_one_at_a_time_has_the_claim_to_a_key(server: EmbeddedRedis) -> None:

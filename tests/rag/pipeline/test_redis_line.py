@@ -13,7 +13,7 @@ from redis.connection import ConnectionPool
 from redis.exceptions import ConnectionError as NoConnectionError
 from redis.exceptions import ResponseError
 
-from rag.pipeline.redis_line import exchange
+from rag.pipeline.redis_line import begin, exchange
 from tests.embedded.support import temporary_place
 from tests.patience import eventually
 from zenglow_site.embedded.redis import EmbeddedRedis
@@ -85,6 +85,22 @@ def test_an_answer_that_comes_too_late_is_taken_for_no_other(pool: ConnectionPoo
     mine = identity(pool)
     with pytest.raises(redis.TimeoutError):
         exchange(pool, ("BLPOP", "nobody-fills-it", 1))
+    assert exchange(pool, ("ECHO", "next")) == [b"next"]
+    assert identity(pool) != mine
+
+
+def test_redis_works_while_the_caller_does_something_else(pool: ConnectionPool) -> None:
+    mine = identity(pool)
+    answers = begin(pool, ("SET", "b", "1"), ("GET", "b"))
+    with redis.Redis(connection_pool=pool) as client:
+        eventually(lambda: client.get("b") == b"1")
+    assert answers() == [b"OK", b"1"]
+    assert identity(pool) == mine
+
+
+def test_answers_that_nobody_waited_for_are_taken_for_no_others(pool: ConnectionPool) -> None:
+    mine = identity(pool)
+    begin(pool, ("ECHO", "unwanted"))
     assert exchange(pool, ("ECHO", "next")) == [b"next"]
     assert identity(pool) != mine
 

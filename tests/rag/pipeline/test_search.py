@@ -23,6 +23,7 @@ from rag import spaces
 from rag.health import check_live_models
 from rag.models import Chunk, Collection, DocEmbedding, Document, EmbeddingSpace
 from rag.pipeline import cache, loaded, rankers
+from rag.pipeline.answer_memory import memory as answer_memory
 from rag.pipeline.features import FEATURES, SCHEMA
 from rag.pipeline.fusion import min_max
 from rag.pipeline.search import SearchRequest, search
@@ -300,6 +301,9 @@ class TestDegraded:
     def test_without_redis_the_answer_is_the_same(self, shared: Collection, settings: Any, tmp_path: Path) -> None:
         expected = ask()
         settings.CACHES = {"default": {**settings.CACHES["default"], "LOCATION": f"unix://{tmp_path}/none.sock?db=0"}}
+        held = ask()
+        assert (held["cache"], held["degraded"]) == ("full", [])
+        answer_memory.forget()
         for _ in range(2):
             answer = ask()
             assert (answer["cache"], answer["degraded"]) == ("none", ["cache"])
