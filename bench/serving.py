@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -27,10 +27,10 @@ REQUEST_TIMEOUT_S = 60.0
 
 
 @contextmanager
-def web_server() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """The process and the port of a Daphne that is up and has loaded its models."""
+def web_server(**variables: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """The process and the port of a Daphne that is up and has loaded its models, with ``variables`` of its own."""
     port = free_port()
-    with _daphne(port) as up:
+    with _daphne(port, variables=variables) as up:
         yield up, port
 
 
@@ -48,7 +48,7 @@ def web_servers(count: int) -> Iterator[tuple[int, list[int]]]:
 
 
 def _daphne(
-    port: int, listener: int | None = None, processes: int = 1
+    port: int, listener: int | None = None, processes: int = 1, variables: Mapping[str, str] | None = None
 ) -> AbstractContextManager[subprocess.Popen[bytes]]:
     environment = os.environ | {
         "DJANGO_SETTINGS_MODULE": "bench.server_settings",
@@ -56,6 +56,7 @@ def _daphne(
         "ZENGLOW_PORT": str(port),
         "ZENGLOW_WEB_PROCESSES": str(processes),
         "OPS_LOG_LEVEL": os.environ.get("OPS_LOG_LEVEL", "INFO"),
+        **(variables or {}),
     }
     shared = [] if listener is None else ["--fd", str(listener)]
     address = ["-b", "127.0.0.1", "-p", str(port), *shared]

@@ -296,7 +296,7 @@ class AnnConfig(models.Model):
         help_text="HNSW: edges of a node. More: better recall, a larger index, slower to build.",
     )
     ef_construction = models.PositiveSmallIntegerField(
-        default=128,
+        default=64,
         validators=[MinValueValidator(4), MaxValueValidator(1000)],
         help_text="HNSW: candidates considered for each edge; at least twice m.",
     )

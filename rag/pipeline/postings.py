@@ -18,7 +18,7 @@ import numpy as np
 from django.conf import settings
 
 from rag.pipeline.best import best
-from rag.pipeline.bm25 import BM25_B, BM25_K1, starts
+from rag.pipeline.bm25 import BM25_B, BM25_K1, look_up, starts
 from rag.pipeline.database import HotCursor
 from rag.pipeline.snapshot import PipelineSnapshot
 from rag.pipeline.types import Float64Array, Int64Array
@@ -26,6 +26,15 @@ from rag.pipeline.types import Float64Array, Int64Array
 BYTES_PER_POSTING = 16
 MOST_OF_THE_ROOM = 0.5
 """Share of the room that one query may take: more would have every query throw out what the one before it read."""
+
+LEADING = 256
+"""Impacts of a term that are kept in order: as many as a list of candidates may be long and more."""
+
+FEW_POSTINGS = 4_000
+"""Fewer are added up sooner than the promising ones are chosen."""
+
+_ROUNDING = 1e-9
+"""Of sums that are made in different orders."""
 
 _READ = """
     SELECT term.id, array_send(held.chunk_ids), array_send(held.sizes)
@@ -48,11 +57,12 @@ _SENT_HEADER_BYTES = 20
 class TermPostings:
     """The chunks that hold a term, by ascending id, and what it adds to the BM25 of each, for a weight of 1.
 
-    chunk_ids: int64, impacts: float64; shape (n,).
+    chunk_ids: int64, impacts: float64; shape (n,). leading: the `LEADING` highest impacts, or all, highest first.
     """
 
     chunk_ids: Int64Array
     impacts: Float64Array
+    leading: Float64Array
 
     @classmethod
     def of(
@@ -64,15 +74,27 @@ class TermPostings:
         if np.any(chunk_ids[1:] < chunk_ids[:-1]):
             order = np.argsort(chunk_ids)
             chunk_ids, impacts = chunk_ids[order], impacts[order]
-        return cls(chunk_ids, impacts)
+        return cls(chunk_ids, impacts, impacts[best(impacts, LEADING)])
 
     @property
     def size_bytes(self) -> int:
-        return self.chunk_ids.nbytes + self.impacts.nbytes
+        return self.chunk_ids.nbytes + self.impacts.nbytes + self.leading.nbytes
+
+    def at_most(self) -> float:
+        """The highest impact; 0 without any."""
+        return float(self.leading[0]) if len(self.leading) else 0.0
+
+    def reached_by(self, count: int) -> float:
+        """The highest impact that so many chunks reach; 0 where that is not known."""
+        return float(self.leading[count - 1]) if 0 < count <= len(self.leading) else 0.0
 
 
 def rank(postings: Sequence[TermPostings], weights: Float64Array, depth: int) -> Int64Array:
     """Ids of the ``depth`` chunks with the highest Σ weight · impact, int64, best first; ties by id."""
+    if sum(len(one.chunk_ids) for one in postings) >= FEW_POSTINGS:
+        found = _rank_promising(postings, weights, depth)
+        if found is not None:
+            return found
     chunk_ids = np.concatenate([one.chunk_ids for one in postings])
     scores = np.concatenate([one.impacts * weight for one, weight in zip(postings, weights, strict=True)])
     if len(postings) > 1:
@@ -83,6 +105,46 @@ def rank(postings: Sequence[TermPostings], weights: Float64Array, depth: int) ->
         chunk_ids, scores = chunk_ids[begins], np.add.reduceat(scores, begins)
     # Ids ascend with places.
     return chunk_ids[best(scores, depth)]
+
+
+def _rank_promising(postings: Sequence[TermPostings], weights: Float64Array, depth: int) -> Int64Array | None:
+    """As `rank`, adding up only chunks that can be among the best; ``None`` where most can.
+
+    Terms are taken from the one that can add most. A chunk whose first term is this one gets at most its impact and
+    what later terms can add; once ``depth`` chunks have more, it need not be looked at. How many reach how much by one
+    term alone is known from the start. That is the bound of MaxScore (see `rag.pipeline.lexical`), chunk by chunk.
+    """
+    at_most = weights * [one.at_most() for one in postings]
+    order = np.argsort(-at_most)
+    later = at_most.sum() - np.cumsum(at_most[order])
+    least = max(weight * one.reached_by(depth) for one, weight in zip(postings, weights, strict=True))
+    # To look a chunk up in each term takes about as long as to add up a posting of each.
+    affordable = sum(len(one.chunk_ids) for one in postings) // len(postings)
+    chunk_ids, scores = np.empty(0, dtype=np.int64), np.empty(0)
+    for number, those_later in zip(order.tolist(), later.tolist(), strict=True):
+        if at_most[number] + those_later < least - _ROUNDING:
+            break
+        one = postings[number]
+        promising = one.chunk_ids[one.impacts >= (least - those_later - _ROUNDING) / weights[number]]
+        if len(chunk_ids) + len(promising) > affordable:
+            return None
+        added = np.setdiff1d(promising, chunk_ids, assume_unique=True)
+        chunk_ids = np.concatenate([chunk_ids, added])
+        scores = np.concatenate([scores, _scores(postings, weights, added)])
+        if len(scores) >= depth:
+            least = max(least, float(np.partition(scores, len(scores) - depth)[len(scores) - depth]))
+    ascending = np.argsort(chunk_ids)
+    chunk_ids, scores = chunk_ids[ascending], scores[ascending]
+    return chunk_ids[best(scores, depth)]
+
+
+def _scores(postings: Sequence[TermPostings], weights: Float64Array, chunk_ids: Int64Array) -> Float64Array:
+    """Σ weight · impact of each chunk, float64, added up in the order of the postings."""
+    scores = np.zeros(len(chunk_ids))
+    for one, weight in zip(postings, weights, strict=True):
+        position, found = look_up(chunk_ids, one.chunk_ids)
+        scores[found] += one.impacts[position[found]] * weight
+    return scores
 
 
 class HeldPostings:

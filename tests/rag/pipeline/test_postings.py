@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,11 +15,13 @@ from rag.pipeline.database import hot_cursor
 from rag.pipeline.eligible import Eligibility
 from rag.pipeline.lexical import read_query, retrieve_lexical
 from rag.pipeline.postings import BYTES_PER_POSTING, TermPostings, held_postings, rank
-from rag.pipeline.types import Int64Array
+from rag.pipeline.types import Float64Array, Int64Array
 from tests.rag.ingest_service.support import make_space
 from tests.rag.pipeline.support import put, remove, snapshot_of
 
 EVERYTHING = Eligibility(None, {})
+HELD_BYTES = BYTES_PER_POSTING + 8
+"""Of a posting whose impact is among the highest of its term, and kept once more."""
 
 TERM = st.dictionaries(st.integers(1, 40), st.integers(1, 5), min_size=1, max_size=30)
 
@@ -28,15 +32,42 @@ def of(frequencies: dict[int, int]) -> TermPostings:
     return TermPostings.of(ids, counts, np.full(len(ids), 7), 7.0)
 
 
-@given(st.lists(st.tuples(TERM, st.sampled_from([0.25, 0.5, 1.0, 2.0])), min_size=1, max_size=4), st.integers(1, 50))
-def test_the_best_are_those_of_adding_up_one_by_one(terms: list[tuple[dict[int, int], float]], depth: int) -> None:
+TERMS = st.lists(st.tuples(TERM, st.sampled_from([0.25, 0.5, 1.0, 2.0])), min_size=1, max_size=4)
+
+
+@pytest.mark.parametrize("few", [0, 10_000], ids=["of the promising", "of all"])
+@given(terms=TERMS, depth=st.integers(1, 50))
+def test_the_best_are_those_of_adding_up_one_by_one(
+    few: int, terms: list[tuple[dict[int, int], float]], depth: int
+) -> None:
     scores: dict[int, float] = {}
     for frequencies, weight in terms:
         for chunk_id, frequency in frequencies.items():
             scores[chunk_id] = scores.get(chunk_id, 0.0) + weight * (frequency * 2.2 / (frequency + 1.2))
     expected = sorted(scores, key=lambda chunk_id: (-scores[chunk_id], chunk_id))[:depth]
-    found = rank([of(frequencies) for frequencies, _ in terms], np.array([weight for _, weight in terms]), depth)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(postings, "FEW_POSTINGS", few)
+        found = rank([of(frequencies) for frequencies, _ in terms], np.array([weight for _, weight in terms]), depth)
     assert found.tolist() == expected
+
+
+def test_of_common_words_only_the_promising_chunks_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A word that few chunks hold, and one that nearly all do: they are ranked by the first."""
+    rare = of({chunk_id: 1 + chunk_id % 5 for chunk_id in range(0, 20_000, 50)})
+    common = of({chunk_id: 1 + chunk_id % 7 for chunk_id in range(20_000)})
+    added_up: list[int] = []
+
+    def counting(terms: Sequence[TermPostings], weights: Float64Array, chunk_ids: Int64Array) -> Float64Array:
+        added_up.append(len(chunk_ids))
+        return scores(terms, weights, chunk_ids)
+
+    scores = postings._scores
+    monkeypatch.setattr(postings, "_scores", counting)
+    weights = np.array([6.0, 0.5])
+    found = rank([rare, common], weights, 100)
+    assert 100 <= sum(added_up) <= 400
+    monkeypatch.setattr(postings, "FEW_POSTINGS", 1_000_000)
+    assert found.tolist() == rank([rare, common], weights, 100).tolist()
 
 
 @pytest.mark.parametrize("terms", [1, 2, 3])
@@ -71,13 +102,13 @@ class TestHeld:
         assert self.search(collection, space, "lamp").tolist() == [first]
         assert self.search(collection, space, "lamp").tolist() == [first]
         assert len(read) == 1
-        assert held_postings.size_bytes == BYTES_PER_POSTING
+        assert held_postings.size_bytes == HELD_BYTES
         (second,) = put(collection, space, "b", "A lamp, a lamp.")
         assert self.search(collection, space, "lamp").tolist() == [second, first]
         assert len(read) == 2
         remove(collection, "b")
         assert self.search(collection, space, "lamp oil").tolist() == [first]
-        assert held_postings.size_bytes == 2 * BYTES_PER_POSTING
+        assert held_postings.size_bytes == 2 * HELD_BYTES
 
     def test_the_last_that_were_used_are_kept_when_there_is_no_room_for_more(
         self, collection: Collection, space: EmbeddingSpace, monkeypatch: pytest.MonkeyPatch
