@@ -154,10 +154,6 @@ class LiveView:
         """`Reading.weights`, now."""
         return self.now().weights(collection)
 
-    def candidates(self, slot: Slot, collection: str) -> tuple[Candidate, ...]:
-        """`Reading.candidates`, now."""
-        return self.now().candidates(slot, collection)
-
     def all(self) -> tuple[Live, ...]:
         """`Reading.all`, now."""
         return self.now().all()

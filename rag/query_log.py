@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache, lru_cache
@@ -32,6 +33,8 @@ from rag.models import Feedback, QueryLog
 from rag.pipeline.body import Body, Shown
 from rag.pipeline.query import SearchRequest
 from rag.pipeline.snapshot import PipelineSnapshot, Resolved
+
+logger = logging.getLogger(__name__)
 
 ERASE = declare_action("query_log.erase", "Everything that somebody asked is gone from the query log.")
 
@@ -236,8 +239,17 @@ def _write(rows: Sequence[_Logged]) -> None:
                     copy.write_row((key, *one.row()))
             with cursor.copy(_COPY_IMPRESSIONS) as copy:
                 for key, one in fresh.items():
-                    for shown in one.shown:
+                    for shown in _impressions(one):
                         copy.write_row((key, *shown))
+
+
+def _impressions(one: _Logged) -> Sequence[Shown]:
+    """What was shown; nothing where the cache's entry is damaged, which must not cost the others of a batch theirs."""
+    try:
+        return list(one.shown)
+    except Exception as error:  # msgpack and what is made of its values raise many
+        logger.warning("What a search showed can't be read from its cached answer: %s", type(error).__name__)
+        return []
 
 
 @cache

@@ -1,7 +1,7 @@
 """Answers that this process gave or read lately, in front of Redis: to ask for one there takes a tenth of a hit's time.
 
-The key of an answer is made of everything that decides it, so what lies under it can't become wrong, only old: it goes
-when it would go from Redis.
+The key of an answer is made of everything that decides it, so what lies under it can't become wrong, only old. It is
+given for as long as Redis would give it; what is too old lies here until it is asked for or others need the room.
 """
 
 from __future__ import annotations

@@ -70,12 +70,14 @@ class Entry(NamedTuple):
 
 class Found(NamedTuple):
     """What `ask` found: `DAMAGED` stands for what can't be read. ``claimed`` says, where there is no answer,
-    whether the caller is now the one to compute it, and is ``None`` where nobody claimed it.
+    whether the caller is now the one to compute it, and is ``None`` where nobody claimed it. ``in_memory``: of this
+    process.
     """
 
     full: bytes | None
     claimed: bool | None = None
     feature: bytes | None = None
+    in_memory: bool = False
 
 
 class CacheUnavailableError(Exception):
@@ -91,7 +93,7 @@ def ask(full_key: str, feature_key: str | None, claim_s: float) -> Callable[[], 
     """
     held = answer_memory.recall(full_key)
     if held is not None:
-        return lambda: Found(held)
+        return lambda: Found(held, in_memory=True)
     keys = [_made(_name("full", full_key)), _made(_name("claim", full_key))]
     if feature_key is not None:
         keys.append(_made(_name("feature", feature_key)))
@@ -106,7 +108,7 @@ def ask(full_key: str, feature_key: str | None, claim_s: float) -> Callable[[], 
         return cast(list[Any], found)
 
     def found() -> Found:
-        stored, *rest = _call(reply)
+        stored, *rest = _heard(reply)  # it was asked already: what it says is not thrown away
         full = _decoded(stored)
         if full is None:
             return Found(None, bool(rest[0]), _decoded(rest[1]))
@@ -130,7 +132,9 @@ def get(name: CacheName, key: str, why_missed: Callable[[], str] = lambda: "cold
     return counted(name, found, why_missed)
 
 
-def counted(name: CacheName, found: bytes | None, why_missed: Callable[[], str]) -> bytes | None:
+def counted(
+    name: CacheName, found: bytes | None, why_missed: Callable[[], str], *, in_memory: bool = False
+) -> bytes | None:
     """What a look-up found, counted; ``None`` when it is damaged."""
     if found is None:
         count(name, "miss", why_missed())
@@ -138,7 +142,7 @@ def counted(name: CacheName, found: bytes | None, why_missed: Callable[[], str])
         count(name, "miss", "damaged")
         return None
     else:
-        count(name, "hit", "stored")
+        count(name, "hit", "memory" if in_memory else "stored")
     return found
 
 
@@ -236,17 +240,26 @@ def _begun(*commands: Command) -> Callable[[], list[Any]]:
     client: Any = _redis()
     if not tracing.is_on():
         return redis_line.begin(client.connection_pool, *commands)
-    with client.pipeline(transaction=False) as pipeline:
-        for command in commands:
-            pipeline.execute_command(*command)
-        answers: list[Any] = pipeline.execute()
-    return lambda: answers
+
+    def execute() -> list[Any]:
+        with client.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            answers: list[Any] = pipeline.execute()
+            return answers
+
+    return execute
 
 
 def _call(ask: Callable[[], Any]) -> Any:
-    global _skip_until
     if time.monotonic() < _skip_until:
         raise CacheUnavailableError
+    return _heard(ask)
+
+
+def _heard(ask: Callable[[], Any]) -> Any:
+    """What Redis says; after a fault it is left alone for a while."""
+    global _skip_until
     try:
         return ask()
     except (RedisError, OSError) as error:

@@ -28,10 +28,13 @@ MOST_OF_THE_ROOM = 0.5
 """Share of the room that one query may take: more would have every query throw out what the one before it read."""
 
 LEADING = 256
-"""Impacts of a term that are kept in order: as many as a list of candidates may be long and more."""
+"""Impacts of a term that are kept in order. Of more candidates than that, less is known from the start."""
 
 FEW_POSTINGS = 4_000
 """Fewer are added up sooner than the promising ones are chosen."""
+
+_OVERHEAD_BYTES = 600
+"""Of a term besides its numbers: three arrays, an object and its place in a dictionary."""
 
 _ROUNDING = 1e-9
 """Of sums that are made in different orders."""
@@ -78,7 +81,7 @@ class TermPostings:
 
     @property
     def size_bytes(self) -> int:
-        return self.chunk_ids.nbytes + self.impacts.nbytes + self.leading.nbytes
+        return self.chunk_ids.nbytes + self.impacts.nbytes + self.leading.nbytes + _OVERHEAD_BYTES
 
     def at_most(self) -> float:
         """The highest impact; 0 without any."""
@@ -125,7 +128,7 @@ def _rank_promising(postings: Sequence[TermPostings], weights: Float64Array, dep
         if at_most[number] + those_later < least - _ROUNDING:
             break
         one = postings[number]
-        promising = one.chunk_ids[one.impacts >= (least - those_later - _ROUNDING) / weights[number]]
+        promising = one.chunk_ids[one.impacts * weights[number] >= least - those_later - _ROUNDING]
         if len(chunk_ids) + len(promising) > affordable:
             return None
         added = np.setdiff1d(promising, chunk_ids, assume_unique=True)

@@ -31,18 +31,12 @@ class _Line(threading.local):
 _line = _Line()
 
 
-def exchange(pool: ConnectionPool, *commands: Command) -> list[Any]:
-    """Redis' own answers to commands that are sent in one go; ``pool`` says where it is, and gives no connection.
-
-    Raises the first error among the answers, and `redis.exceptions.RedisError` or `OSError` when there are none.
-    """
-    return begin(pool, *commands)()
-
-
 def begin(pool: ConnectionPool, *commands: Command) -> Callable[[], list[Any]]:
-    """As `exchange`, but Redis works while the caller does something else; calling what is given waits for it.
+    """Have Redis answer commands, sent in one go, while the caller does something else; what is given waits for it and
+    returns its own answers. ``pool`` says where Redis is, and gives no connection.
 
-    It is called once, on this thread, before anything else is asked of this thread's connection. Both raise.
+    It is called once, on this thread, before anything else is asked of this thread's connection. It raises the first
+    error among the answers, and both raise `redis.exceptions.RedisError` or `OSError` when there are none.
     """
     connection = _connected(pool)
     # Until it is answered: whoever asks next, should nobody want the answers, takes a connection that owes none.

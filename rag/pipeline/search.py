@@ -135,12 +135,15 @@ def _resolve(request: SearchRequest, principal: Principal, routing: Routing, pro
         guessed.append(expected)
         return _ask(request, expected.snapshot, progress)
 
-    resolved = resolve(request.collection or "", principal, routing, ask)
-    if guessed and guessed[0] is not resolved and progress.found is not None:
-        if progress.found.claimed:
-            with suppress(cache.CacheUnavailableError):
-                cache.disclaim(guessed[0].snapshot.response_key(request))
-        progress.found = None
+    resolved: Resolved | None = None
+    try:
+        resolved = resolve(request.collection or "", principal, routing, ask)
+    finally:
+        if guessed and guessed[0] is not resolved and progress.found is not None:
+            if progress.found.claimed:
+                with suppress(cache.CacheUnavailableError):
+                    cache.disclaim(guessed[0].snapshot.response_key(request))
+            progress.found = None
     return resolved
 
 
@@ -330,7 +333,12 @@ def _cached_answer(request: SearchRequest, snapshot: PipelineSnapshot, progress:
     if progress.found is None:
         cache.count("full", "miss", "unavailable")
         return None
-    found = cache.counted("full", progress.found.full, lambda: _why_missed("full", request, snapshot))
+    found = cache.counted(
+        "full",
+        progress.found.full,
+        lambda: _why_missed("full", request, snapshot),
+        in_memory=progress.found.in_memory,
+    )
     if found is None:
         return None
     progress.cache = "full"

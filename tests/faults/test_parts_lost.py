@@ -149,7 +149,9 @@ def test_without_redis_it_answers_and_says_what_it_lacks(state: str, zenglow: Ze
         if state == "killed":
             redis.kill()
             assert all_gone([redis])
-        lost = zenglow.query("dance")
+        held = zenglow.query("dance")
+        assert (held.status, held.body["degraded"], held.body["cache"]) == (200, [], "full")
+        lost = zenglow.query("a dance")
         assert (lost.status, lost.body["degraded"], lost.body["cache"]) == (200, ["cache"], "none")
         assert lost.body["results"][0]["document_id"] == "bees"
         assert zenglow.call("/search/?q=dance", Accept="text/html").status == 200

@@ -290,7 +290,7 @@ said("rollback")
         view.follow()  # its own Redis is well: what it lacks is the notice
 
         def seen() -> tuple[str, int, list[float]]:
-            shares = [one.percent for slot in (Slot.WEIGHTS, Slot.LTR) for one in view.candidates(slot, "papers")]
+            shares = [one.percent for slot in (Slot.WEIGHTS, Slot.LTR) for one in view.now().candidates(slot, "papers")]
             return view.model(Slot.LTR, "papers").label, view.weights("papers").version, shares
 
         first, second = candidate.pk - 1, candidate.pk

@@ -112,6 +112,22 @@ def test_one_that_is_within_a_transaction_goes_back_to_the_pool(pooled: Callable
     wrapper.give_back(again)
 
 
+def test_with_the_pool_what_is_kept_of_it_is_closed(pooled: Callable[[int], Make]) -> None:
+    wrapper = pooled(2)()
+    kept = wrapper.borrow()
+    wrapper.give_back(kept)
+    wrapper.close_pool()
+    assert kept.closed
+    late = wrapper.borrow()
+    wrapper.close_pool()
+    another = wrapper.borrow()
+    wrapper.give_back(late)
+    assert late.closed
+    wrapper.give_back(another)
+    assert wrapper.borrow() is another
+    wrapper.give_back(another)
+
+
 def test_no_two_have_the_same_at_once(pooled: Callable[[int], Make]) -> None:
     make = pooled(3)
     taken: set[int] = set()

@@ -8,6 +8,7 @@ without a word, is noticed by the first statement in either case: `zenglow_site.
 
 from __future__ import annotations
 
+import os
 import select
 import threading
 from collections.abc import Iterator
@@ -40,8 +41,14 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def give_back(self, connection: Any) -> None:
         """Part with what was borrowed."""
-        if not _at_hand.keep(self.pool, connection):
-            self.pool.putconn(connection)
+        pool = connection._pool  # as Django does: this wrapper may have another by now
+        if not _at_hand.keep(pool, connection):
+            pool.putconn(connection)
+
+    def close_pool(self) -> None:
+        """Close the pool's connections, the one at hand among them."""
+        with _at_hand.asking():
+            super().close_pool()
 
     def _from_pool(self, dead: psycopg.Connection[Any] | None = None) -> Any:
         """``dead``: one that was taken already, and whose server has hung up."""
@@ -91,7 +98,7 @@ class _AtHand:
     def keep(self, pool: ConnectionPool[Any], connection: psycopg.Connection[Any]) -> bool:
         """Whether it is kept: then it is not to be put back."""
         pgconn = connection.pgconn
-        if self._kept is not None or pgconn.transaction_status != pq.TransactionStatus.IDLE:
+        if self._kept is not None or pool.closed or pgconn.transaction_status != pq.TransactionStatus.IDLE:
             return False
         poll = select.poll()
         poll.register(pgconn.socket, select.POLLIN)
@@ -117,6 +124,15 @@ class _AtHand:
 
 
 _at_hand = _AtHand()
+
+
+def _begin_anew() -> None:
+    """In a forked child, to which what is kept does not belong."""
+    global _at_hand
+    _at_hand = _AtHand()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def is_open(connection: psycopg.Connection[Any]) -> bool:

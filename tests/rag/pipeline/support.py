@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +15,7 @@ from rag.ingest import writer
 from rag.ingest.writer import changing
 from rag.lexicon import heading_text, lexical_text, tokenize
 from rag.models import Chunk, Collection, EmbeddingSpace
+from rag.pipeline import cache
 from rag.pipeline.embed import Space
 from rag.pipeline.snapshot import PipelineSnapshot
 from rag.pipeline.types import Float32Array
@@ -138,3 +140,15 @@ def fill(collection: Collection, documents: Mapping[str, Text]) -> dict[str, int
         )[0]
         for name, document in documents.items()
     }
+
+
+def lookups(name: cache.CacheName) -> Counter[str]:
+    """Lookups of a cache so far, by reason."""
+    return Counter(
+        {
+            sample.labels["reason"]: int(sample.value)
+            for metric in cache.LOOKUPS.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_total") and sample.labels["cache"] == name
+        }
+    )

@@ -6,7 +6,6 @@ import os
 import pickle
 import signal
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from rag.pipeline import cache
 from rag.pipeline.answer_memory import memory as answer_memory
 from rag.pipeline.cache import CacheUnavailableError, Entry
 from tests.embedded.support import temporary_place
+from tests.rag.pipeline.support import lookups
 from zenglow_site.embedded.redis import EmbeddedRedis
 
 pytestmark = pytest.mark.faults
@@ -36,20 +36,8 @@ def server(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedR
         own.stop()
 
 
-def reasons() -> Counter[str]:
-    """Lookups of the feature cache so far, by reason."""
-    return Counter(
-        {
-            sample.labels["reason"]: int(sample.value)
-            for metric in cache.LOOKUPS.collect()
-            for sample in metric.samples
-            if sample.name.endswith("_total") and sample.labels["cache"] == "feature"
-        }
-    )
-
-
 def test_it_keeps_bytes_for_a_while(server: EmbeddedRedis) -> None:
-    before = reasons()
+    before = lookups("feature")
     assert cache.get("feature", "a") is None
     cache.put(Entry("feature", "a", b"\x00\xff123", 60))
     assert cache.get("feature", "a") == b"\x00\xff123"
@@ -57,7 +45,7 @@ def test_it_keeps_bytes_for_a_while(server: EmbeddedRedis) -> None:
     with redis.Redis.from_url(server.url(0)) as client:
         (key,) = client.keys()
         assert 0 < client.ttl(key) <= 60
-    assert reasons() - before == {"stored": 1, "cold": 1}
+    assert lookups("feature") - before == {"stored": 1, "cold": 1}
 
 
 def test_entries_of_another_format_are_not_read(server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,12 +57,12 @@ def test_entries_of_another_format_are_not_read(server: EmbeddedRedis, monkeypat
 def test_a_stopped_redis_is_said_to_be_unavailable_and_used_again_when_it_is_back(server: EmbeddedRedis) -> None:
     cache.put(Entry("feature", "a", b"kept", 60))
     server.stop()
-    before = reasons()
+    before = lookups("feature")
     with pytest.raises(CacheUnavailableError):
         cache.get("feature", "a")
     with pytest.raises(CacheUnavailableError):
         cache.put(Entry("feature", "a", b"new", 60))
-    assert reasons() - before == {"unavailable": 1}
+    assert lookups("feature") - before == {"unavailable": 1}
     server.ensure()
     assert cache.get("feature", "a") == b"kept"
 
@@ -119,10 +107,31 @@ def test_what_somebody_else_wrote_never_runs_as_code(server: EmbeddedRedis, tmp_
     with redis.Redis.from_url(server.url(0)) as client:
         (key,) = client.keys()
         client.set(key, pickle.dumps(Bomb()))
-    before = reasons()
+    before = lookups("feature")
     assert cache.get("feature", "a") is None
-    assert reasons() - before == {"damaged": 1}
+    assert lookups("feature") - before == {"damaged": 1}
     assert not (tmp_path / "exploded").exists()
+
+
+def test_a_redis_that_does_not_know_the_script_yet_is_told(
+    server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cache.ask("a", "a", 60)().claimed
+    for is_traced in (True, False):
+        monkeypatch.setattr(cache.tracing, "is_on", lambda is_traced=is_traced: is_traced)
+        with redis.Redis.from_url(server.url(0)) as client:
+            client.script_flush()
+        assert cache.ask("a", "a", 60)().claimed is False
+
+
+def test_what_was_asked_is_heard_although_another_found_redis_silent(
+    server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = cache.ask("a", "a", 60)
+    monkeypatch.setattr(cache, "_skip_until", float("inf"))
+    assert found().claimed
+    with pytest.raises(CacheUnavailableError):
+        cache.ask("a", "a", 60)
 
 
 class TestMemory:

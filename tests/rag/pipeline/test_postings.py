@@ -20,8 +20,8 @@ from tests.rag.ingest_service.support import make_space
 from tests.rag.pipeline.support import put, remove, snapshot_of
 
 EVERYTHING = Eligibility(None, {})
-HELD_BYTES = BYTES_PER_POSTING + 8
-"""Of a posting whose impact is among the highest of its term, and kept once more."""
+HELD_BYTES = BYTES_PER_POSTING + 8 + postings._OVERHEAD_BYTES
+"""Of a term with one posting, whose impact is kept once more as one of the highest."""
 
 TERM = st.dictionaries(st.integers(1, 40), st.integers(1, 5), min_size=1, max_size=30)
 
@@ -114,6 +114,7 @@ class TestHeld:
         self, collection: Collection, space: EmbeddingSpace, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(postings, "_room_bytes", lambda: 4 * BYTES_PER_POSTING)
+        monkeypatch.setattr(postings, "_OVERHEAD_BYTES", 0)
         ids = [put(collection, space, name, f"A lamp of {name}.")[0] for name in ("brass", "glass")]
         for word, found in (("lamp", ids), ("brass", ids[:1]), ("glass", ids[1:]), ("lamp", ids), ("oak", [])):
             assert self.search(collection, space, word).tolist() == found

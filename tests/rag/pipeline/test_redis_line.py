@@ -13,7 +13,7 @@ from redis.connection import ConnectionPool
 from redis.exceptions import ConnectionError as NoConnectionError
 from redis.exceptions import ResponseError
 
-from rag.pipeline.redis_line import begin, exchange
+from rag.pipeline.redis_line import Command, begin
 from tests.embedded.support import temporary_place
 from tests.patience import eventually
 from zenglow_site.embedded.redis import EmbeddedRedis
@@ -40,6 +40,10 @@ def names(server: EmbeddedRedis) -> list[int]:
     with redis.Redis.from_url(server.url(0), single_connection_client=True) as client:
         own = client.client_id()
         return sorted(int(one["id"]) for one in client.client_list() if int(one["id"]) != own)
+
+
+def exchange(pool: ConnectionPool, *commands: Command) -> list[Any]:
+    return begin(pool, *commands)()
 
 
 def identity(pool: ConnectionPool) -> Any:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from django.core.cache import cache as django_cache
 from django.core.files.storage import default_storage
+from django.db import OperationalError
 from drf_spectacular.generators import SchemaGenerator
 
 from models_registry import artifacts, deployments, serving, versions, weights
@@ -22,13 +24,13 @@ from ops.models import AlertEvent
 from rag import spaces
 from rag.health import check_live_models
 from rag.models import Chunk, Collection, DocEmbedding, Document, EmbeddingSpace
-from rag.pipeline import cache, loaded, rankers
+from rag.pipeline import cache, loaded, rankers, snapshot
 from rag.pipeline.answer_memory import memory as answer_memory
 from rag.pipeline.features import FEATURES, SCHEMA
 from rag.pipeline.fusion import min_max
 from rag.pipeline.search import SearchRequest, search
 from tests.conftest import forget_cached
-from tests.rag.pipeline.support import Text, fill, person, put, remove
+from tests.rag.pipeline.support import Text, fill, lookups, person, put, remove
 
 DOCUMENTS = {
     "waggle": Text("Bees dance in figures of eight to show the way to flowers.", "The waggle dance", source="bees.md"),
@@ -295,14 +297,31 @@ class TestCaches:
         assert search(request, person("lee"))["cache"] == "none"
         assert search(request, person("max", "staff"))["cache"] == "full"
 
+    def test_who_could_not_ask_the_database_leaves_no_claim(
+        self, shared: Collection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ask()
+        before = set(django_cache.iter_keys("claim:*"))  # type: ignore[attr-defined]
+
+        def lost(statement: str, parameters: Mapping[str, Any]) -> list[Any]:
+            raise OperationalError("the connection is lost")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(snapshot, "brief_rows", lost)
+            with pytest.raises(OperationalError):
+                search(SearchRequest(query="wasps", collection="shared"), SYSTEM)
+        assert set(django_cache.iter_keys("claim:*")) <= before  # type: ignore[attr-defined]
+
 
 @pytest.mark.usefixtures("untried_models")
 class TestDegraded:
     def test_without_redis_the_answer_is_the_same(self, shared: Collection, settings: Any, tmp_path: Path) -> None:
         expected = ask()
         settings.CACHES = {"default": {**settings.CACHES["default"], "LOCATION": f"unix://{tmp_path}/none.sock?db=0"}}
+        before = lookups("full")
         held = ask()
         assert (held["cache"], held["degraded"]) == ("full", [])
+        assert lookups("full") - before == {"memory": 1}
         answer_memory.forget()
         for _ in range(2):
             answer = ask()
