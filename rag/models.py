@@ -63,7 +63,9 @@ class Collection(models.Model):
     """A set of documents that is searched together, with its settings.
 
     ``generation`` rises in the transaction of every document change, ``access_epoch`` in that of every access change:
-    both are part of every cache key, so that a cached answer is never older than the last commit.
+    both are part of every cache key, so that a cached answer is never older than the last commit. ``index_epoch`` rises
+    with each change of the vector indexes that are live. Where none of the three has risen, nothing has changed that
+    decides which passages are found.
     """
 
     slug = models.CharField(max_length=64, unique=True, validators=[validate_slug])
@@ -89,6 +91,7 @@ class Collection(models.Model):
     )
     generation = models.BigIntegerField(default=0, editable=False)
     access_epoch = models.BigIntegerField(default=0, editable=False)
+    index_epoch = models.BigIntegerField(default=0, db_default=0, editable=False)
     remembers_judgements = models.BooleanField(
         default=False, editable=False, help_text="Rank by what was judged relevant to similar queries, too."
     )

@@ -14,6 +14,7 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import DatabaseError, connection, transaction
+from django.db.models import F
 from django.utils import timezone
 
 from models_registry import clock
@@ -176,6 +177,7 @@ def activate(config: AnnConfig, *, by: Principal, reason: str = "", force: bool 
             current.save(update_fields=["state", "retired_at"])
         config.state, config.activated_at, config.retired_at = AnnState.LIVE, moment, None
         config.save(update_fields=["state", "activated_at", "retired_at"])
+        Collection.objects.filter(pk=config.collection_id).update(index_epoch=F("index_epoch") + 1)
         past.began(config, current, by=by, reason=reason)
         audit.record(
             by,
