@@ -34,6 +34,8 @@ CONCURRENCY = 16
 WARM_UP = 20
 HITS = 100
 BATCHES = 16
+WARM_UP_BATCHES = 4
+"""Of requests by all clients at once: by then each thread has its connections, as in a server that has been up."""
 SEVERAL = max(2, min(4, os.cpu_count() or 1))
 """Web processes where one is not all."""
 
@@ -99,7 +101,9 @@ def main() -> None:
     from django.core.cache import cache
 
     single = WARM_UP + options.rounds * options.queries
-    texts = distinct_queries(single + 2 * options.rounds * BATCHES * CONCURRENCY)
+    warm_up = 2 * WARM_UP_BATCHES * CONCURRENCY
+    texts = distinct_queries(single + 2 * options.rounds * BATCHES * CONCURRENCY + warm_up)
+    texts, warming = texts[:-warm_up], texts[-warm_up:]
     parts = BareParts(texts[:WARM_UP])
     rounds = []
     with ExitStack() as stack:
@@ -113,6 +117,8 @@ def main() -> None:
             cache.clear()
             for text in texts[:WARM_UP]:
                 warmed_up.post_json("/rag/query2", {"query": text, "collection": SLUG})
+        for several, crowd in ((port, warming[::2]), (shared_port, warming[1::2])):
+            sixteen_at_once(several, parts, crowd, key)
         for number in range(options.rounds):
             asked = texts[WARM_UP + number * options.queries :][: options.queries]
             crowds = texts[single + 2 * number * BATCHES * CONCURRENCY :][: 2 * BATCHES * CONCURRENCY]
@@ -298,8 +304,8 @@ def report(rounds: list[Round], chunks: int, threads: int, options: argparse.Nam
         "",
         f"`POST /rag/query2` over HTTP{how}, against {chunks:,} chunks, in {options.rounds} rounds of "
         f"{options.queries} uncached queries, {HITS} cache hits and {BATCHES * CONCURRENCY} queries of {CONCURRENCY} "
-        "clients. The sides take turns query by query, the clients and the bare encoder round by round. Each figure "
-        "is the median of those of the rounds.",
+        "clients, after as much of each as opens all connections. The sides take turns query by query, the clients and "
+        "the bare encoder round by round. Each figure is the median of those of the rounds.",
         "How it grows with the collection: [Growth](performance/growth.md). "
         "Beside others: [Peers](performance/peers.md).",
         "",
