@@ -377,13 +377,20 @@ def _url(text: str) -> str:
     return text
 
 
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"must be a path of this machine: nobody's home folder is meant by '{text}'") from None
+
+
 _PARSERS: Mapping[Kind, Callable[[str], Any]] = {
     Kind.STRING: str,
     Kind.INTEGER: _integer,
     Kind.FLOAT: _float,
     Kind.BOOLEAN: _boolean,
     Kind.LIST: _list,
-    Kind.PATH: lambda text: Path(text).expanduser(),
+    Kind.PATH: _path,
     Kind.URL: _url,
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from django.conf import settings as django_settings
 from django.core.management import CommandError, call_command
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pytest_django.fixtures import Settings
 
@@ -89,7 +89,12 @@ class TestLoading:
     def test_it_takes_an_empty_value_as_not_set(self) -> None:
         assert loaded(RAG_NUMBER=" ")["RAG_NUMBER"] == 3
 
+    def test_a_path_in_the_home_folder_of_nobody_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="nobody's home folder is meant by '~nobody-of-that-name/data'"):
+            parse(Variable("X", Kind.PATH, ""), "~nobody-of-that-name/data")
+
     @given(st.sampled_from(list(Kind)), st.text())
+    @example(Kind.PATH, "~0")
     def test_it_parses_or_refuses_any_text(self, kind: Kind, text: str) -> None:
         with contextlib.suppress(ValueError):
             parse(Variable("X", kind, ""), text)

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import psycopg
 from django.db.backends.postgresql import base
 from psycopg import pq
-from psycopg_pool import ConnectionPool
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
@@ -67,7 +66,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
 
 class _Kept(NamedTuple):
-    pool: ConnectionPool[Any]
+    pool: Any
     connection: psycopg.Connection[Any]
     poll: select.poll
 
@@ -84,7 +83,7 @@ class _AtHand:
         self._kept: _Kept | None = None
         self._asking = 0
 
-    def take(self, pool: ConnectionPool[Any]) -> psycopg.Connection[Any] | None:
+    def take(self, pool: Any) -> psycopg.Connection[Any] | None:
         """What is kept of the pool, if its server has not hung up."""
         with self._lock:
             kept, self._kept = self._kept, None
@@ -95,7 +94,7 @@ class _AtHand:
         kept.pool.putconn(kept.connection)
         return None
 
-    def keep(self, pool: ConnectionPool[Any], connection: psycopg.Connection[Any]) -> bool:
+    def keep(self, pool: Any, connection: psycopg.Connection[Any]) -> bool:
         """Whether it is kept: then it is not to be put back."""
         pgconn = connection.pgconn
         if self._kept is not None or pool.closed or pgconn.transaction_status != pq.TransactionStatus.IDLE:
