@@ -147,8 +147,9 @@ class TestActivating:
         assert search(request, SYSTEM)["cache"] == "full"
         config = measure(ready(bees), by=SYSTEM, queries=3)
         assert configs.activate(config, by=SYSTEM) is None
-        assert resolve("bees", SYSTEM).snapshot.ann.config_id == config.pk
+        # Searched first: whoever resolves without asking the caches reads everything anew, and what was read is kept.
         assert search(request, SYSTEM)["cache"] == "none"
+        assert resolve("bees", SYSTEM).snapshot.ann.config_id == config.pk
         assert resolve("bees", SYSTEM).snapshot.as_dict()["ann"]["strategy"] == "hnsw"
 
     def test_one_is_live_and_the_one_before_is_retired(self, bees) -> None:
