@@ -78,7 +78,7 @@ def few(vectors: int) -> int:
     """Up to how many eligible chunks are searched one by one rather than by the index.
 
     One by one costs a time in proportion to their number n; the index has to look at depth · N / n rows. The two are
-    equal at some multiple of the square root of N; ``bench/growth.py`` measures both.
+    equal at some multiple of the square root of N; ``bench.growth`` measures both.
     """
     return max(FEWEST_BY_INDEX, int(_ROWS_PER_ROOT * math.sqrt(vectors)))
 
