@@ -83,6 +83,8 @@ class Zenglow:
             "HOME": str(self.data_dir.parent),
             "ZENGLOW_DATA_DIR": str(self.data_dir),
             "ZENGLOW_PORT": str(self.port),
+            # Tests of several processes say so: each loads its models.
+            "ZENGLOW_WEB_PROCESSES": "1",
             "OPS_HEALTH_CACHE_S": "0",
             # A busy machine is not a fault: tests of a silent store set time-outs of their own.
             "DATABASE_CONNECT_TIMEOUT_S": "60",

@@ -26,8 +26,8 @@ declare(
     Variable(
         "VOICE_MAX_SESSIONS",
         Kind.INTEGER,
-        "Voice sessions of one web process; more are refused and told when to try again. 0: two for each core, "
-        "shared among the web processes.",
+        "Voice sessions at once; more are refused and told when to try again. 0: two for each core. Of several web "
+        "processes the first has them all.",
         default=0,
         minimum=0,
         maximum=10_000,

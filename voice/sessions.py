@@ -14,6 +14,7 @@ from django.conf import settings
 
 from ops.contracts.principal import Principal
 from ops.contracts.problems import NotFound, Unavailable
+from ops.instrumentation.processes import registry
 from voice import metrics
 from voice.installed import (
     judge_of_interruptions,
@@ -36,13 +37,18 @@ _beginning = 0
 
 
 def capacity() -> int:
-    """Sessions that this process takes at once."""
+    """Sessions that this process takes at once: of several web processes one has them all, `zenglow_site.handover`."""
     of_the_machine: int = SESSIONS_PER_CORE * (os.cpu_count() or 1)
-    return settings.VOICE_MAX_SESSIONS or max(of_the_machine // settings.ZENGLOW_WEB_PROCESSES, 1)
+    return settings.VOICE_MAX_SESSIONS or of_the_machine
 
 
 def open_sessions() -> int:
     return len(_sessions) + _beginning
+
+
+def open_everywhere() -> int:
+    """Of several web processes one has them all, and it need not be this one: as ``/metrics`` tells."""
+    return int(registry().get_sample_value("zenglow_voice_sessions") or 0)
 
 
 def refuse_when_full() -> None:

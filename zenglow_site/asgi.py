@@ -8,6 +8,7 @@ from channels.routing import ProtocolTypeRouter
 from django.conf import settings
 
 from ops import tracing
+from zenglow_site import handover
 from zenglow_site.database import BoundedConnection
 from zenglow_site.handler import asgi_application
 from zenglow_site.request_body import bound_request_bodies
@@ -27,6 +28,7 @@ from zenglow_site.routing import websocket_application  # noqa: E402
 application = tracing.traced_asgi(ProtocolTypeRouter({"http": http_application, "websocket": websocket_application()}))
 
 bound_request_bodies()
+handover.join_in()
 BoundedConnection.answer_timeout_s = settings.ENVIRONMENT["DATABASE_ANSWER_TIMEOUT_S"]
 view.follow()
 supabase_key.start()

@@ -156,11 +156,10 @@ declare(
     Variable(
         "ZENGLOW_WEB_PROCESSES",
         Kind.INTEGER,
-        "Web server processes that `make run` starts on one port. Where many ask at once, two answer some 20 % "
-        "more than one. Each takes memory of its own for its models, and a spoken conversation whose connection was "
-        "lost goes on only where it was.",
-        default=1,
-        minimum=1,
+        "Web server processes that `make run` starts on one port; 0 for one a processor, at most 4 and one for every "
+        "3 GiB of memory. Each takes memory of its own for its models. Spoken conversations take place in the first.",
+        default=0,
+        minimum=0,
         maximum=64,
     ),
     Variable(

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,7 @@ from zenglow_site.embedded.processes import wait_until
 from zenglow_site.embedded.server import State
 from zenglow_site.embedded.stack import EmbeddedStack
 from zenglow_site.environment import BASE_DIR
+from zenglow_site.web_processes import HANDOVER_VARIABLE, handover_channel, web_processes
 
 MARK = "STARTED_BY_ZENGLOW_ON"
 """Name of the environment variable that tells our children, and theirs, from all other processes: the data folder."""
@@ -79,6 +80,8 @@ class Service:
     command: Sequence[str]
     descriptors: Sequence[int] = ()
     """What it inherits besides its output."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Of its own, besides those of all our children."""
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     pause_s: float = FIRST_RESTART_PAUSE_S
@@ -93,6 +96,7 @@ class Supervisor:
     host: str
     port: int
     web_processes: int
+    """Or 0, for as many as suit the machine."""
     worker_processes: int
     keys_enabled: bool
     stack: EmbeddedStack | None
@@ -107,6 +111,8 @@ class Supervisor:
     """Whether the web server speaks TLS itself (`zenglow_site.tls`)."""
     listener: socket.socket | None = None
     """What several web servers accept from; a single one listens by itself."""
+    handover: Sequence[socket.socket] = ()
+    """The two ends of what several web servers hand connections over by."""
     store_trouble: str = ""
 
     @property
@@ -173,18 +179,33 @@ class Supervisor:
         self._wait_for_web()
 
     def _web_services(self) -> list[Service]:
-        address, descriptors = ["-b", self.host, "-p", str(self.port)], []
-        if self.web_processes > 1:
-            self.listener = self._bound()
-            self.listener.listen(BACKLOG)
-            descriptors = [self.listener.fileno()]
-            address = ["--fd", str(descriptors[0])]
+        count = self._web_processes
+        if count == 1:
+            return [Service("web", self._web_command("-b", self.host, "-p", str(self.port)))]
+        self.listener = self._bound()
+        self.listener.listen(BACKLOG)
+        self.handover = taking, giving = handover_channel()
+        listens = self.listener.fileno()
+        command = self._web_command("--fd", str(listens))
+        services = []
+        for number in range(1, count + 1):
+            role, end = ("take", taking.fileno()) if number == 1 else ("give", giving.fileno())
+            name = "web" if number == 1 else f"web-{number}"
+            services.append(Service(name, command, [listens, end], {HANDOVER_VARIABLE: f"{role}:{end}"}))
+        return services
+
+    def _web_command(self, *address: str) -> list[str]:
         server = [sys.executable, "-m", "zenglow_site.tls" if self.has_tls else "daphne", "--verbosity", "0"]
-        command = [*server, "--no-server-name", *address, "zenglow_site.asgi:application"]
-        return [
-            Service("web" if number == 1 else f"web-{number}", command, descriptors)
-            for number in range(1, self.web_processes + 1)
-        ]
+        return [*server, "--no-server-name", *address, "zenglow_site.asgi:application"]
+
+    @property
+    def _web_processes(self) -> int:
+        return web_processes(self.web_processes, share_an_address=self._can_share)
+
+    @property
+    def _can_share(self) -> bool:
+        """Whether several web servers can share our address."""
+        return not (self.has_tls or self._is_ipv6)
 
     def _prepare(self) -> None:
         """Bring the database and the files up to date. Raises `SupervisorError`."""
@@ -216,7 +237,7 @@ class Supervisor:
             service.process = subprocess.Popen(
                 service.command,
                 cwd=BASE_DIR,
-                env=self._environment(),
+                env=self._environment(**service.variables),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -250,7 +271,7 @@ class Supervisor:
                 connection.close()
 
     def _check_port(self) -> None:
-        if self.web_processes > 1 and (self.has_tls or self._is_ipv6):
+        if self.web_processes > 1 and not self._can_share:
             raise SupervisorError(
                 "Several web processes share a plain IPv4 address. Set ZENGLOW_WEB_PROCESSES=1, or have a proxy in "
                 "front of them speak TLS and IPv6."
@@ -329,8 +350,9 @@ class Supervisor:
     def _bring_down(self) -> None:
         self.say("Stopping …")
         _end([*self.commands, *(service.process for service in self.services if service.process is not None)])
-        if self.listener is not None:
-            self.listener.close()
+        for ours in (self.listener, *self.handover):
+            if ours is not None:
+                ours.close()
         if self.stack is not None:
             self.stack.stop(STORE_STOP_TIMEOUT_S)
         self.say("Stopped.")
@@ -398,6 +420,7 @@ class Supervisor:
             "ZENGLOW_DATA_DIR": str(self.data_dir),
             "ZENGLOW_HOST": self.host,
             "ZENGLOW_PORT": str(self.port),
+            "ZENGLOW_WEB_PROCESSES": str(self._web_processes),
             "PYTHONUNBUFFERED": "1",
         }
         return child_environment() | ours | more

@@ -90,8 +90,7 @@ def measure(chunks: list[int], arguments: argparse.Namespace) -> list[Size]:
             turns = pairs[number % len(pairs) :] + pairs[: number % len(pairs)]
             for one, installation in turns:
                 one.searches.append(_timings(installation.ask("search")))
-            for one, installation in turns:
-                one.written_per_s.append(installation.ask("write"))
+            _write_in_turns(turns)
             print(
                 f"round {number + 1}: "
                 + ", ".join(
@@ -103,6 +102,20 @@ def measure(chunks: list[int], arguments: argparse.Namespace) -> list[Size]:
         for one, installation in pairs:
             one.server_memory_bytes = installation.ask("memory")
     return sizes
+
+
+def _write_in_turns(turns: list[tuple[Size, Installation]]) -> None:
+    """A round of writing, piece by piece."""
+    pieces = min(installation.ask("begin writing") for _, installation in turns)
+    chunks, seconds = [0.0] * len(turns), [0.0] * len(turns)
+    for _ in range(pieces):
+        for number, (_, installation) in enumerate(turns):
+            wrote = installation.ask("write")
+            chunks[number] += wrote["chunks"]
+            seconds[number] += wrote["seconds"]
+    for number, (one, installation) in enumerate(turns):
+        one.written_per_s.append(chunks[number] / seconds[number])
+        installation.ask("end writing")
 
 
 class Installation:

@@ -39,6 +39,9 @@ BLOCK = 10_000
 CHUNKS_PER_DOCUMENT = 10
 TABLES = ("rag_posting", "doc_embeddings", "rag_chunk", "rag_document")
 WRITTEN_DOCUMENTS = 200
+"""In a round, after as many that are not measured."""
+PIECE_DOCUMENTS = 20
+"""Of a turn, which takes about half a second."""
 PARTS = {"hundredth": 100, "twentieth": 20, "fifth": 5, "half": 2}
 
 
@@ -59,7 +62,9 @@ def main() -> None:
         "build": installation.build,
         "search": installation.search,
         "filters": installation.filtered,
+        "begin writing": installation.begin_writing,
         "write": installation.write,
+        "end writing": installation.end_writing,
         "memory": server_memory,
     }
     for line in sys.stdin:
@@ -160,24 +165,41 @@ class Installation:
             timings[name] = self._dense(self.by_index, self._exact(key, value), {key: value})
         return {name: asdict(timing) for name, timing in timings.items()}
 
-    def write(self) -> float:
-        """Chunks a second through the product's writer, vectors given; what was written is removed again.
+    def begin_writing(self) -> int:
+        """Make what a round writes, and write half of it unmeasured; how many pieces are left.
 
-        As of an import that goes on: the first change of a page after a checkpoint writes all of it to the log. So as
-        many are written before as are measured.
+        As of an import that goes on: the first change of a page after a checkpoint writes all of it to the log.
         """
+        self.made = self.generator.make(2 * WRITTEN_DOCUMENTS * CHUNKS_PER_DOCUMENT, seed=999_999_999)
+        self.written = 0
+        self._write(WRITTEN_DOCUMENTS)
+        return WRITTEN_DOCUMENTS // PIECE_DOCUMENTS
+
+    def write(self) -> dict[str, float]:
+        """A piece through the product's writer, vectors given: its chunks and its seconds."""
+        started = time.perf_counter()
+        self._write(PIECE_DOCUMENTS)
+        return {"chunks": PIECE_DOCUMENTS * CHUNKS_PER_DOCUMENT, "seconds": time.perf_counter() - started}
+
+    def end_writing(self) -> None:
+        """Remove what the round wrote."""
+        from rag.ingest import writer
+        from rag.ingest.writer import changing
+
+        for document in range(self.written):
+            with changing(self.collection.id) as change:
+                writer.remove_document(change, f"written-{document}", writer.next_revision())
+        self._settle()
+
+    def _write(self, count: int) -> None:
         from rag.ingest import writer
         from rag.ingest.types import ChunkDraft
         from rag.ingest.writer import DocumentFields, PreparedDocument, changing
         from rag.lexicon import Passage, encode_passages
 
-        made = self.generator.make(2 * WRITTEN_DOCUMENTS * CHUNKS_PER_DOCUMENT, seed=999_999_999)
-        started = 0.0
-        for document in range(2 * WRITTEN_DOCUMENTS):
-            if document == WRITTEN_DOCUMENTS:
-                started = time.perf_counter()
+        for document in range(self.written, self.written + count):
             rows = range(document * CHUNKS_PER_DOCUMENT, (document + 1) * CHUNKS_PER_DOCUMENT)
-            texts = [self._text(int(made.first[row]), int(made.second[row])) for row in rows]
+            texts = [self._text(int(self.made.first[row]), int(self.made.second[row])) for row in rows]
             with cursor_of() as cursor:
                 terms = encode_passages(
                     cursor,
@@ -186,13 +208,12 @@ class Installation:
                     configuration="english",
                     split_identifiers=False,
                 )
-            drafts = [ChunkDraft(i, text, (), None, 0, len(text)) for i, text in enumerate(texts)]
             prepared = PreparedDocument(
                 text="\n".join(texts),
                 content_hash=f"{document:064d}",
-                drafts=drafts,
+                drafts=[ChunkDraft(i, text, (), None, 0, len(text)) for i, text in enumerate(texts)],
                 terms=terms,
-                embeddings=made.vectors[rows.start : rows.stop],
+                embeddings=self.made.vectors[rows.start : rows.stop],
                 space_id=self.base.space.id,
                 chunking_version=1,
             )
@@ -200,12 +221,7 @@ class Installation:
                 writer.write_document(
                     change, DocumentFields(document_id=f"written-{document}"), prepared, writer.next_revision()
                 )
-        rate = WRITTEN_DOCUMENTS * CHUNKS_PER_DOCUMENT / (time.perf_counter() - started)
-        for document in range(2 * WRITTEN_DOCUMENTS):
-            with changing(self.collection.id) as change:
-                writer.remove_document(change, f"written-{document}", writer.next_revision())
-        self._settle()
-        return rate
+        self.written += count
 
     # --- filling -------------------------------------------------------------------------------------------------
 

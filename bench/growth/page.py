@@ -58,8 +58,9 @@ def report(sizes: Sequence[Size], curves: dict[str, Any], embedded: int, queries
         f"embedded; the rest is made by `bench/corpus/generator.py`. {queries} section headings are "
         "asked. Exact means all vectors, computed with numpy.",
         "",
-        f"Each size is an installation of its own. They took turns in {len(slower)} rounds of searching and writing: "
-        "figures are medians of the rounds, and a ratio compares what was measured within a minute of each other.",
+        f"Each size is an installation of its own. They took turns in {len(slower)} rounds of searching, and of "
+        "writing in pieces of half a second: figures are medians of the rounds, and a ratio compares what was measured "
+        "one after the other.",
         "",
         "| measured | " + " | ".join(f"{one.chunks:,}" for one in sizes) + " | last / first |",
         "| --- |" + " ---: |" * (len(sizes) + 1),

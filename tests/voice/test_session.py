@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -133,14 +134,12 @@ async def test_a_lost_connection_goes_on_with_the_sentence(runbook: None) -> Non
     await sessions.end_all()
 
 
-def test_web_processes_share_the_places_of_their_machine(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_are_two_places_for_each_core(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     settings.VOICE_MAX_SESSIONS = 0
-
+    # All of them are in one process, however many answer.
     settings.ZENGLOW_WEB_PROCESSES = 2
-    assert sessions.capacity() == 4
-    settings.ZENGLOW_WEB_PROCESSES = 64
-    assert sessions.capacity() == 1
+    assert sessions.capacity() == 8
 
 
 async def test_past_its_capacity_it_refuses_politely(runbook: None, settings: Settings) -> None:
@@ -282,5 +281,9 @@ async def test_sound_may_be_opus_in_both_directions(talker: Talker) -> None:
     assert len(talker.packets) > 50
     decode = OpusDecoder()
     assert level_of(b"".join(map(decode, talker.packets))) > -40
-    await talker.send_frame(FRAME.pack(AUDIO_IN, 0, 0, talker.sequence + 1) + b"\xff\xff\xff")
-    assert (await talker.next_of("error"))["code"] == "audio-dropped"
+    complaint = asyncio.create_task(talker.next_of("error"))
+    while not complaint.done():  # it is told once in two seconds, and sound that came too fast may just have been
+        talker.sequence += 1
+        await talker.send_frame(FRAME.pack(AUDIO_IN, 0, 0, talker.sequence) + b"\xff\xff\xff")
+        await asyncio.sleep(0.05)
+    assert (await complaint)["code"] == "audio-dropped"

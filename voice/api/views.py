@@ -173,7 +173,7 @@ class StatusView(APIView):
             "voices": installed.voices(),
             "manners": STYLES,
             "formats": list(sounds.FORMATS),
-            "sessions": sessions.open_sessions(),
+            "sessions": sessions.open_everywhere(),
             "capacity": sessions.capacity(),
         }
         return Response(StatusSerializer(body).data)

@@ -30,7 +30,7 @@ class Command(BaseCommand):
             data_dir=data_dir,
             host=settings.ZENGLOW_HOST,
             port=settings.ZENGLOW_PORT,
-            web_processes=settings.ZENGLOW_WEB_PROCESSES,
+            web_processes=environment()["ZENGLOW_WEB_PROCESSES"],
             worker_processes=environment()["ZENGLOW_WORKER_PROCESSES"],
             keys_enabled=settings.ENABLE_API_KEYS,
             stack=EmbeddedStack(data_dir) if settings.ZENGLOW_EMBEDDED else None,
