@@ -28,8 +28,7 @@ import numpy as np
 
 from bench.hardened import hardened
 from bench.public import SLUG, ensure_indexed, judged_queries
-from bench.serving import Client, at_once, percentile, time_ms, web_server, web_servers
-from zenglow_site.web_processes import web_processes
+from bench.serving import PROCESSES, Client, at_once, percentile, time_ms, web_server, web_servers
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 CONCURRENCY = 16
@@ -38,8 +37,6 @@ HITS = 100
 BATCHES = 16
 WARM_UP_BATCHES = 4
 """Of requests by all clients at once: by then each thread has its connections, as in a server that has been up."""
-PROCESSES = web_processes(0, share_an_address=True)
-"""As `make run` starts them here."""
 
 
 @dataclass(frozen=True, slots=True)

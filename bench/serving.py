@@ -20,8 +20,12 @@ from typing import Any, Self
 
 from bench.setup import DATA_DIR
 from zenglow_site.supervisor import BACKLOG
+from zenglow_site.web_processes import web_processes
 
 ROOT = Path(__file__).resolve().parent.parent
+PROCESSES = web_processes(0, share_an_address=True)
+"""Web processes as `make run` starts them here."""
+
 START_TIMEOUT_S = 180.0
 REQUEST_TIMEOUT_S = 60.0
 

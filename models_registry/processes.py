@@ -64,6 +64,18 @@ def all_reports() -> list[ProcessReport]:
     return sorted((_parsed(content) for content in contents if content is not None), key=lambda report: report.name)
 
 
+def report_of(label: str) -> LoadReport:
+    """The version in this process, or in another web process that has it ready while this one has not."""
+    own = loading.report_of(label)
+    if own.state is not LoadState.UNLOADED:
+        return own
+    try:
+        told = [report for process in all_reports() if process.role == "web" for report in process.models]
+    except (redis.RedisError, OSError):
+        return own
+    return next((report for report in told if report.label == label and report.state is LoadState.READY), own)
+
+
 def workers() -> list[str]:
     """The background workers among them, as ``host:pid``. Raises `redis.RedisError`."""
     return [report.name.removeprefix("worker ") for report in all_reports() if report.role == "worker"]

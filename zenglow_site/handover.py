@@ -14,6 +14,7 @@ import os
 import socket
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import daphne.server
 import twisted.internet
@@ -26,7 +27,8 @@ from zenglow_site.web_processes import HANDOVER_VARIABLE, MAX_HEAD_BYTES
 
 logger = logging.getLogger(__name__)
 
-HANDED_PATHS = frozenset({b"/ws/voice"})
+HANDED_PATH = b"ws/voice"
+"""Of the sockets that are handed over. Whatever holds it goes: the first process says what is none."""
 
 
 class HandedRequest(BoundedRequest):
@@ -35,24 +37,28 @@ class HandedRequest(BoundedRequest):
     giving: socket.socket
 
     def process(self) -> Any:
-        if self.path in HANDED_PATHS and self.requestHeaders.hasHeader(b"Upgrade") and self._hand_over():
+        if self._is_for_the_first() and self._hand_over():
             return None
         return super().process()
+
+    def _is_for_the_first(self) -> bool:
+        """Whether it opens such a socket. There is no more to it than its head: what was read besides would be lost."""
+        upgrade = self.requestHeaders.getRawHeaders(b"Upgrade", [b""])[0]
+        has_body = self._received_bytes or self.requestHeaders.hasHeader(b"Transfer-Encoding")
+        return HANDED_PATH in unquote_to_bytes(self.uri) and upgrade.lower() == b"websocket" and not has_body
 
     def _hand_over(self) -> bool:
         """Whether the other process has it now."""
         transport = self.channel.transport
+        if transport.dataBuffer or transport._tempDataBuffer:
+            return False  # an answer before this one is still on its way
         head = [self.method + b" " + self.uri + b" HTTP/1.1"]
         head += [name + b": " + value for name, values in self.requestHeaders.getAllRawHeaders() for value in values]
-        data = b"\r\n".join([*head, b"", b""])
-        if len(data) > MAX_HEAD_BYTES:
-            return False
         try:
-            socket.send_fds(self.giving, [data], [transport.fileno()], socket.MSG_DONTWAIT)
+            socket.send_fds(self.giving, [b"\r\n".join([*head, b"", b""])], [transport.fileno()])
         except OSError as error:
             logger.warning("A spoken conversation stays in this process: %s", error)
             return False
-        self.server.protocol_disconnected(self)
         # Only this process lets go of it: a shutdown would end it for the other as well.
         transport._shouldShutdown = False
         transport.stopReading()
@@ -61,7 +67,7 @@ class HandedRequest(BoundedRequest):
 
 
 class Taker:
-    """Reads what the other processes give, in the reactor of this one."""
+    """Reads what the other processes give, in the reactor of this one, which drops a reader that raises."""
 
     def __init__(self, taking: socket.socket, factory: Any) -> None:
         self._taking, self._factory = taking, factory
@@ -74,24 +80,33 @@ class Taker:
 
     def doRead(self) -> None:  # noqa: N802
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._taking, MAX_HEAD_BYTES, 1, socket.MSG_DONTWAIT)
+            data, descriptors, _, _ = socket.recv_fds(self._taking, MAX_HEAD_BYTES, 1)
         except BlockingIOError:
             return
+        except OSError:
+            logger.exception("A connection that was handed over can't be read")
+            return
+        if not descriptors:
+            logger.error("A connection that was handed over is lost: this process can't open more files.")
         for descriptor in descriptors:
             try:
                 self._take(descriptor, data)
-            except OSError as error:  # the client has gone in the meantime
-                logger.info("A connection that was handed over is gone: %s", error)
+            except Exception:
+                logger.exception("A connection that was handed over is lost")
             finally:
                 os.close(descriptor)  # the transport has one of its own
 
     def connectionLost(self, reason: Any) -> None:  # noqa: N802
-        logger.error("No connections are handed over any more: %s", reason)
+        """The reactor stops."""
 
     def _take(self, descriptor: int, data: bytes) -> None:
         adopting = _Adopting(self._factory)
-        _reactor().adoptStreamConnection(descriptor, socket.AF_INET, adopting)
-        adopting.protocol.dataReceived(data)
+        try:
+            _reactor().adoptStreamConnection(descriptor, socket.AF_INET, adopting)
+        except OSError as error:
+            logger.info("A connection that was handed over has gone: %s", error)
+        else:
+            adopting.protocol.dataReceived(data)
 
 
 class _Adopting(Factory):
@@ -116,7 +131,9 @@ def join_in() -> None:
     role, _, descriptor = (handed_over(HANDOVER_VARIABLE) or "").partition(":")
     roles: dict[str, Callable[[socket.socket], None]] = {"take": _take_part, "give": _give}
     if role:
-        roles[role](socket.socket(fileno=int(descriptor)))
+        end = socket.socket(fileno=int(descriptor))
+        end.setblocking(False)  # whoever gives answers others, too
+        roles[role](end)
 
 
 def _give(giving: socket.socket) -> None:

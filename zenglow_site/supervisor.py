@@ -135,6 +135,7 @@ class Supervisor:
             self._end_leftovers()
             forget_counts(self._metrics_folder)
             self._check_port()
+            self.web_processes = web_processes(self.web_processes, share_an_address=self._can_share)
             try:
                 self._bring_up()
                 if not self.stopping.is_set():
@@ -179,8 +180,7 @@ class Supervisor:
         self._wait_for_web()
 
     def _web_services(self) -> list[Service]:
-        count = self._web_processes
-        if count == 1:
+        if self.web_processes == 1:
             return [Service("web", self._web_command("-b", self.host, "-p", str(self.port)))]
         self.listener = self._bound()
         self.listener.listen(BACKLOG)
@@ -188,7 +188,7 @@ class Supervisor:
         listens = self.listener.fileno()
         command = self._web_command("--fd", str(listens))
         services = []
-        for number in range(1, count + 1):
+        for number in range(1, self.web_processes + 1):
             role, end = ("take", taking.fileno()) if number == 1 else ("give", giving.fileno())
             name = "web" if number == 1 else f"web-{number}"
             services.append(Service(name, command, [listens, end], {HANDOVER_VARIABLE: f"{role}:{end}"}))
@@ -197,10 +197,6 @@ class Supervisor:
     def _web_command(self, *address: str) -> list[str]:
         server = [sys.executable, "-m", "zenglow_site.tls" if self.has_tls else "daphne", "--verbosity", "0"]
         return [*server, "--no-server-name", *address, "zenglow_site.asgi:application"]
-
-    @property
-    def _web_processes(self) -> int:
-        return web_processes(self.web_processes, share_an_address=self._can_share)
 
     @property
     def _can_share(self) -> bool:
@@ -420,7 +416,7 @@ class Supervisor:
             "ZENGLOW_DATA_DIR": str(self.data_dir),
             "ZENGLOW_HOST": self.host,
             "ZENGLOW_PORT": str(self.port),
-            "ZENGLOW_WEB_PROCESSES": str(self._web_processes),
+            "ZENGLOW_WEB_PROCESSES": str(self.web_processes),
             "PYTHONUNBUFFERED": "1",
         }
         return child_environment() | ours | more

@@ -10,13 +10,13 @@ MOST = 4
 """Beyond these the database has more to do than they. Who knows better says a number."""
 
 MEMORY_EACH_BYTES = 3 * 2**30
-"""Of the machine, one process for so much: each takes about half a gigabyte, and the stores and models take theirs."""
+"""Of the machine, one process for so much: beside them there are the stores, the worker and engines of voice."""
 
 HANDOVER_VARIABLE = "HANDED_OVER_BY_ZENGLOW"
 """Name of the environment variable that tells a web process its end of the channel: ``take:<fd>`` or ``give:<fd>``."""
 
 MAX_HEAD_BYTES = 64 * 1024
-"""Of a request whose connection is handed over; Twisted reads no line that is longer than 16 KiB."""
+"""Of a request whose connection is handed over, at most: Twisted reads no head of more than 16 KiB."""
 
 
 def web_processes(asked: int, *, share_an_address: bool) -> int:

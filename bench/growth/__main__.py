@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument(
         "--sweep",
         action="store_true",
-        help="only measure recall by ef_search, on the largest collection that the last run left, with `ann measure`",
+        help="only measure recall by ef_search with `ann measure`, on the largest of the collections that a run left",
     )
     parser.add_argument(
         "--priority",
@@ -59,7 +59,7 @@ def main() -> None:
     sizes = sorted({int(size) for size in arguments.chunks.split(",")})
     if arguments.sweep:
         os.environ["ZENGLOW_DATA_DIR"] = str(_folder(sizes[-1]))
-        text = sweep(arguments.queries)
+        text = sweep(arguments.queries, arguments.chunks)
         print(text)
         if arguments.write:
             RECALL_PAGE.write_text(text, encoding="utf-8")
@@ -174,8 +174,8 @@ def _publish(
     return report(sizes, curves, embedded, arguments.queries, command), plot(sizes)
 
 
-def sweep(queries: int) -> str:
-    """Recall and time by ef_search at the size that is there, as `manage.py ann measure` measures them."""
+def sweep(queries: int, chunks: str) -> str:
+    """Recall and time by ef_search at the largest size, as `manage.py ann measure` measures them."""
     prepare()
     from ops.contracts.principal import SYSTEM
     from rag.ann import configs
@@ -193,9 +193,10 @@ def sweep(queries: int) -> str:
     lines = [
         "# Recall by ef_search",
         "",
-        f"Written by `python -m bench.growth --sweep --write` on {datetime.now(UTC):%Y-%m-%d}: {live.vectors:,} "
-        f"chunks, {live.strategy} {live.precision}, m {live.m}, ef_construction {live.ef_construction}; queries: "
-        f"{rows[0].recall_source}, a hundred candidates each. All rows share one index.",
+        f"Written by `python -m bench.growth --chunks {chunks} --sweep --write` on {datetime.now(UTC):%Y-%m-%d}: "
+        f"{live.vectors:,} chunks, {live.strategy} {live.precision}, m {live.m}, ef_construction "
+        f"{live.ef_construction}; queries: {rows[0].recall_source}, a hundred candidates each. "
+        "All rows share one index.",
         "",
         "| ef_search | recall@10 | p50 ms | p95 ms |",
         "| ---: | ---: | ---: | ---: |",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Self, overload
 
 import msgpack
+import orjson
 
 
 class Shown(NamedTuple):
@@ -78,8 +79,11 @@ _EMPTY = b'"results":[]'
 
 
 def encode(value: object) -> bytes:
-    """Compact JSON in UTF-8. NaN and infinities raise ``ValueError``."""
-    return _compact(value).encode()
+    """Compact JSON in UTF-8. There must be no NaN in it, nor an infinity: fusion refuses scores that are."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # whole numbers of more than 64 bits, which a document's metadata may hold
+        return _compact(value).encode()
 
 
 _compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode

@@ -17,12 +17,12 @@ GIB = 1024 * MIB
 @pytest.mark.parametrize(
     ("memory", "shared", "processors", "expected"),
     [
-        pytest.param(1 * GIB, 512 * MIB, 1, ("64MB", "64MB", "4MB", "512MB", "0", "0"), id="small machine"),
-        pytest.param(8 * GIB, 4 * GIB, 4, ("512MB", "512MB", "8MB", "4096MB", "3", "2"), id="laptop"),
-        pytest.param(256 * GIB, 128 * GIB, 64, ("1024MB", "512MB", "16MB", "131072MB", "4", "2"), id="large server"),
-        pytest.param(8 * GIB, 64 * MIB, 4, ("512MB", "512MB", "8MB", "4096MB", "0", "0"), id="container"),
-        pytest.param(8 * GIB, 512 * MIB, 4, ("512MB", "512MB", "8MB", "4096MB", "0", "2"), id="just too little"),
-        pytest.param(8 * GIB, None, 4, ("512MB", "512MB", "8MB", "4096MB", "3", "2"), id="no such file system"),
+        pytest.param(1 * GIB, 512 * MIB, 1, ("128MB", "64MB", "4MB", "512MB", "0", "0"), id="small machine"),
+        pytest.param(8 * GIB, 4 * GIB, 4, ("1024MB", "512MB", "8MB", "4096MB", "3", "2"), id="laptop"),
+        pytest.param(256 * GIB, 128 * GIB, 64, ("4096MB", "512MB", "16MB", "131072MB", "4", "2"), id="large server"),
+        pytest.param(8 * GIB, 64 * MIB, 4, ("1024MB", "512MB", "8MB", "4096MB", "0", "0"), id="container"),
+        pytest.param(8 * GIB, 512 * MIB, 4, ("1024MB", "512MB", "8MB", "4096MB", "0", "2"), id="just too little"),
+        pytest.param(8 * GIB, None, 4, ("1024MB", "512MB", "8MB", "4096MB", "3", "2"), id="no such file system"),
     ],
 )
 def test_it_sizes_postgresql(memory: int, shared: int | None, processors: int, expected: tuple[str, ...]) -> None:

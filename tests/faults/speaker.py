@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from typing import Any
 
@@ -27,7 +28,7 @@ class Speaker(WebSocketClientProtocol):
         self.tell("session.start", versions=[1], **({"resume": self.resumed} if self.resumed else {}))
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:  # noqa: N802, N803
-        if not isBinary and json.loads(payload)["type"] in {"session.started", "problem"}:
+        if not isBinary and json.loads(payload)["type"] in {"session.started", "problem", "error"}:
             sys.stdout.write(f"{payload.decode()}\n")
             sys.stdout.flush()
 
@@ -45,7 +46,10 @@ async def main(port: int, token: str | None) -> None:
     factory.setProtocolOptions(openHandshakeTimeout=PATIENCE_S)
     loop = asyncio.get_running_loop()
     _, speaker = await loop.create_connection(factory, "127.0.0.1", port)
-    await loop.run_in_executor(None, sys.stdin.readline)
+    told = loop.run_in_executor(None, sys.stdin.readline)
+    await asyncio.wait([told, speaker.gone], return_when=asyncio.FIRST_COMPLETED)
+    if not told.done():
+        os._exit(1)  # the thread goes on waiting for a line
     speaker.tell("session.end")
     await speaker.gone
 

@@ -13,7 +13,7 @@ from django.test import Client
 from django_redis import get_redis_connection
 
 from models_registry import loading, processes
-from models_registry.loading import LoadState
+from models_registry.loading import LoadReport, LoadState
 from ops import keys
 from ops.contracts.principal import SYSTEM, Scope
 from zenglow_site.embedded.processes import wait_until
@@ -112,6 +112,16 @@ def test_a_change_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert wait_until(failed, 60)
     finally:
         announcer.stop()
+
+
+def test_a_model_is_ready_when_another_web_process_has_it_ready() -> None:
+    label = "mouth@1"
+    assert processes.report_of(label).state == LoadState.UNLOADED
+    processes._write("worker elsewhere:1", "worker", [LoadReport(label, LoadState.READY)], 20)
+    processes._write("web elsewhere:2", "web", [LoadReport(label, LoadState.IDLE)], 20)
+    assert processes.report_of(label).state == LoadState.UNLOADED
+    processes._write("web elsewhere:3", "web", [LoadReport(label, LoadState.READY, load_time_ms=7.0)], 20)
+    assert processes.report_of(label) == LoadReport(label, LoadState.READY, load_time_ms=7.0)
 
 
 def test_what_a_killed_process_told_expires(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from models_registry import loading, serving
+from models_registry import loading, processes, serving
 from models_registry.live import view as live_view
 from models_registry.models import GLOBAL_SCOPE, Slot
 from ops.contracts.principal import Scope
@@ -196,7 +196,7 @@ def _engine(slot: Slot) -> dict[str, Any]:
     except Unavailable as error:
         state = loading.LoadState.UNLOADED.value
         return {"slot": slot.value, "model": None, "state": state, "detail": str(error)}
-    report = loading.report_of(live.label)
+    report = processes.report_of(live.label)
     state, detail = report.state, report.error or ""
     if state is loading.LoadState.UNLOADED and serving.starts_on_demand(slot, live.provider):
         state, detail = loading.LoadState.IDLE, "It starts when somebody first speaks."

@@ -17,7 +17,7 @@ from tests.rag.ingest_service.support import make_space
 from tests.rag.pipeline.support import put, unit_vectors
 
 DOCUMENTS = 80
-CHUNKS = 60
+CHUNKS = 35
 COUNT = DOCUMENTS * CHUNKS
 
 
