@@ -80,7 +80,7 @@ def test_it_makes_a_durable_private_database_with_pgvector_on_first_start(
         "synchronous_commit": "on",
         "jit": "off",
         "listen_addresses": "",
-        "max_connections": "100",
+        "max_connections": "200",
         "server_encoding": "UTF8",
         "is_superuser": "off",
     }.items():

@@ -63,7 +63,8 @@ FIXED_SETTINGS: Mapping[str, str] = {
     # The first change of a page after a checkpoint writes all of it to the log: an import should not meet many.
     "max_wal_size": "2GB",
     "checkpoint_timeout": "15min",
-    "max_connections": "100",
+    # Four web processes and two workers with as many as their pools hold (DATABASE_POOL_MAX_SIZE), and commands.
+    "max_connections": "200",
     "jit": "off",  # the wheel is built without LLVM
     "timezone": "UTC",
     "log_timezone": "UTC",
