@@ -43,9 +43,11 @@ class HandedRequest(BoundedRequest):
 
     def _is_for_the_first(self) -> bool:
         """Whether it opens such a socket. There is no more to it than its head: what was read besides would be lost."""
-        upgrade = self.requestHeaders.getRawHeaders(b"Upgrade", [b""])[0]
+        upgrades = self.requestHeaders.getRawHeaders(b"Upgrade")
+        if upgrades is None:  # as almost all requests
+            return False
         has_body = self._received_bytes or self.requestHeaders.hasHeader(b"Transfer-Encoding")
-        return HANDED_PATH in unquote_to_bytes(self.uri) and upgrade.lower() == b"websocket" and not has_body
+        return upgrades[0].lower() == b"websocket" and HANDED_PATH in unquote_to_bytes(self.uri) and not has_body
 
     def _hand_over(self) -> bool:
         """Whether the other process has it now."""

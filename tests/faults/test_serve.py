@@ -19,6 +19,7 @@ from tests.embedded.support import command_of, name_of
 from tests.patience import eventually
 from tests.serving import Zenglow, all_gone, many_documents
 from zenglow_site.environment import BASE_DIR
+from zenglow_site.web_processes import web_processes as how_many
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("serve")]
 
@@ -105,6 +106,17 @@ def test_several_web_processes_share_the_port_and_stand_in_for_each_other(make_z
     family = zenglow.family()
     assert zenglow.end(signal.SIGINT) == 0
     assert all_gone(family)
+
+
+def test_where_nobody_says_it_starts_as_many_web_processes_as_suit_the_machine(make_zenglow: MakeZenglow) -> None:
+    zenglow = make_zenglow(ZENGLOW_WEB_PROCESSES="")
+    zenglow.start()
+    suitable = how_many(0, share_an_address=True)
+    assert len(web_processes(zenglow)) == suitable
+    # Each is told how many they are: they divide the machine among themselves.
+    assert {process.environ()["ZENGLOW_WEB_PROCESSES"] for process in web_processes(zenglow)} == {str(suitable)}
+    assert zenglow.query("owls").status == 200
+    assert zenglow.end() == 0
 
 
 def web_processes(zenglow: Zenglow) -> list[psutil.Process]:

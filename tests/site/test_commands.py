@@ -20,6 +20,8 @@ from rag.collections import create_collection
 from rag.ingest import runs, service
 from rag.ingest.folders import FolderOffers
 from rag.models import Collection, Document, IndexRun, RunState
+from rag.pipeline.query import SearchRequest
+from rag.pipeline.search import search
 from tests.serving import Zenglow
 from zenglow_site.celery import app
 from zenglow_site.embedded.server import State
@@ -58,6 +60,20 @@ class TestFirstAdmin:
 
 
 class TestPrepare:
+    @pytest.mark.usefixtures("live_models")
+    def test_a_new_installation_can_be_searched_from_the_first_second_on(self, tmp_path: Path) -> None:
+        with override_settings(STATIC_ROOT=tmp_path / "static"):
+            run_command("prepare")
+        answer = search(SearchRequest("owls"), SYSTEM)
+        assert (answer["collection"], answer["results"], answer["degraded"]) == ("default", [], [])
+
+    @pytest.mark.usefixtures("live_models")
+    def test_where_there_is_another_collection_none_is_added(self, tmp_path: Path) -> None:
+        create_collection("papers", SYSTEM)
+        with override_settings(STATIC_ROOT=tmp_path / "static"):
+            run_command("prepare")
+        assert [collection.slug for collection in Collection.objects.all()] == ["papers"]
+
     @pytest.mark.usefixtures("live_models")
     def test_it_says_nothing_when_there_is_nothing_to_do(self, tmp_path: Path) -> None:
         User.objects.create_superuser("ida", password="correct horse battery staple")

@@ -22,10 +22,11 @@ from rag import supabase_key
 from rag.checks import retrieval_mode_is_configured
 from rag.milvus.store import configured
 from rag.pipeline.retrieval import check_retrieval
+from zenglow_site.first_collection import first_collection, is_new
 
 
 class Command(BaseCommand):
-    help = "Migrate, seed the registry, collect static files and make the first administrator, as far as needed."
+    help = "Migrate, seed the registry, make the first administrator and collection, collect static files, as needed."
     requires_system_checks = []
 
     def handle(self, **options: Any) -> None:
@@ -41,6 +42,8 @@ class Command(BaseCommand):
                 self._say("Seeding the registry …")
             call_command("seed", stdout=self.stdout, stderr=self.stderr, verbosity=0)
             call_command("first_admin", stdout=self.stdout)
+            if is_new():
+                first_collection()
         self._check_retrieval()
         self._collect_static_files()
 

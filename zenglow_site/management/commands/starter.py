@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.conf import settings
-
 from ops.contracts.principal import SYSTEM
-from rag.collections import create_collection
 from rag.ingest import service
 from rag.ingest.folders import FolderOffers
 from rag.management.indexing import IndexingCommand, worker_answers
-from rag.models import Collection, IndexRun, RunState
+from rag.models import IndexRun, RunState
 from zenglow_site.environment import BASE_DIR
+from zenglow_site.first_collection import first_collection, is_new
 
 ORIGIN = "starter"
 SOURCES = ("README.md", "docs", "ops", "models_registry", "rag", "voice", "zenglow_site")
@@ -24,7 +22,7 @@ class Command(IndexingCommand):
     help = "Index ZenGlow's own documentation and code, unless something was indexed here before."
 
     def handle(self, **options: Any) -> None:
-        run = self._unfinished() or (self._start() if self._is_new() else None)
+        run = self._unfinished() or (self._start() if is_new() else None)
         if run is None:
             return
         try:
@@ -39,16 +37,8 @@ class Command(IndexingCommand):
             self.stdout.write("Indexing ZenGlow's own documentation and code goes on.")
         return run
 
-    def _is_new(self) -> bool:
-        """Whether nothing was ever indexed: a run that is still pending was cut off before it knew what to do."""
-        others = Collection.objects.exclude(slug=settings.RAG_DEFAULT_COLLECTION)
-        return not (IndexRun.objects.exclude(state=RunState.PENDING).exists() or others.exists())
-
     def _start(self) -> IndexRun:
-        slug = settings.RAG_DEFAULT_COLLECTION
-        collection = Collection.objects.filter(slug=slug).first() or create_collection(
-            slug, SYSTEM, title="ZenGlow's documentation and code", split_identifiers=True
-        )
+        collection = first_collection()
         self.stdout.write("Indexing ZenGlow's own documentation and code; meanwhile, searches find what is done.")
         self.stdout.flush()
         offers = FolderOffers([BASE_DIR / source for source in SOURCES if (BASE_DIR / source).exists()])
