@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-PATIENCE_S = 120.0
+from tests.patience import PATIENCE_S
 
 
 @dataclass(frozen=True, slots=True)
