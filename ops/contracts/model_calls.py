@@ -50,8 +50,9 @@ class ModelCall:
 
 CallSink = Callable[[ModelCall], None]
 
-CallSpan = Callable[[ModelCall], AbstractContextManager[object]]
-"""Opens the span of a call, as the current one; what the call says of itself is read when the span ends."""
+CallSpan = Callable[[ModelCall], AbstractContextManager[object] | None]
+"""Opens the span of a call, as the current one; what the call says of itself is read when the span ends. ``None`` in a
+trace that is not recorded."""
 
 _sinks: list[CallSink] = []
 _broken_sinks: set[CallSink] = set()
@@ -76,7 +77,7 @@ def model_call(kind: str, model: str, operation: str = "", *, items: int = 0) ->
     call = ModelCall(kind, model, operation, items=items, started_at_ns=time.time_ns())
     started = time.perf_counter()
     try:
-        with nullcontext() if _open_span is None else _open_span(call):
+        with (None if _open_span is None else _open_span(call)) or nullcontext():
             yield call
     except Exception as error:
         call.error = type(error).__name__

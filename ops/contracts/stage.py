@@ -29,8 +29,8 @@ VOICE_STAGES = ("vad", "stt", "generation", "tts")
 StageSink = Callable[[str, float, bool], None]
 """``sink(name, duration_ms, failed)``."""
 
-SpanFactory = Callable[[str], AbstractContextManager[object]]
-"""Opens the span of the stage of that name, as the current one."""
+SpanFactory = Callable[[str], AbstractContextManager[object] | None]
+"""Opens the span of the stage of that name, as the current one; ``None`` in a trace that is not recorded."""
 
 
 @dataclass(slots=True)

@@ -18,12 +18,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha1
 from typing import Any
 
 from django.core.cache import cache
 from django_redis import get_redis_connection
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
+from ops import redis_line
 from ops.contracts.metrics import declare_counter
 
 logger = logging.getLogger(__name__)
@@ -62,6 +64,7 @@ for i, key in ipairs(KEYS) do
 end
 return {enough, unpack(left)}
 """
+TAKE_SHA = sha1(TAKE.encode(), usedforsecurity=False).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,17 +195,13 @@ class SharedBuckets:
         self._redis = redis
         self._local = local
         self._clock = clock
-        self._script = redis.register_script(TAKE)
         self._skip_until = -math.inf
 
     def take(self, buckets: Sequence[Bucket], cost: float) -> Verdict:
         if self._clock() >= self._skip_until:
-            arguments: list[float] = [cost]
-            for bucket in buckets:
-                arguments += [bucket.limit.burst, bucket.limit.per_s]
             try:
-                granted, *left = self._script(keys=[bucket.key for bucket in buckets], args=arguments)
-            except RedisError as error:
+                granted, *left = self._taken(buckets, cost)
+            except (RedisError, OSError) as error:
                 self._pause(error)
             else:
                 return Verdict(bool(granted), tuple(map(Level, buckets, map(float, left))), cost)
@@ -217,7 +216,17 @@ class SharedBuckets:
             except RedisError as error:
                 self._pause(error)
 
-    def _pause(self, error: RedisError) -> None:
+    def _taken(self, buckets: Sequence[Bucket], cost: float) -> list[Any]:
+        arguments: list[str | float] = [len(buckets), *(bucket.key for bucket in buckets), cost]
+        for bucket in buckets:
+            arguments += [bucket.limit.burst, bucket.limit.per_s]
+        try:
+            (answer,) = redis_line.begin(self._redis, ("EVALSHA", TAKE_SHA, *arguments))()
+        except NoScriptError:  # a Redis that was started since
+            (answer,) = redis_line.begin(self._redis, ("EVAL", TAKE, *arguments))()
+        return list(answer)
+
+    def _pause(self, error: RedisError | OSError) -> None:
         self._skip_until = self._clock() + REDIS_PAUSE_S
         logger.warning("Limits are kept by each process alone, as Redis fails: %s", type(error).__name__)
 

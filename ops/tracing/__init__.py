@@ -16,6 +16,7 @@ from ops.contracts.stage import trace_stages
 class Tracing(Protocol):
     """What `ops.tracing.provider` offers once it is loaded."""
 
+    def is_recorded(self) -> bool: ...
     def current_ids(self) -> dict[str, str]: ...
     def name_request(self, method: str, route: str) -> None: ...
     def record_error(self, error: BaseException) -> None: ...
@@ -55,9 +56,9 @@ def start(environment: Environment, role: str) -> bool:
     return _tracing is not None
 
 
-def is_on() -> bool:
-    """Whether this process is traced."""
-    return _tracing is not None
+def is_recorded() -> bool:
+    """Whether what begins now may become a span."""
+    return _tracing is not None and _tracing.is_recorded()
 
 
 def stop() -> None:

@@ -14,8 +14,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from ops import statements
 
 
-def trace_database(provider: TracerProvider) -> None:
-    """Make a span of every statement of every cursor, parameters left out.
+def trace_database(provider: TracerProvider, is_recorded: Callable[[], bool]) -> None:
+    """Make a span of every statement of every cursor, parameters left out, where a trace is recorded.
 
     `PsycopgInstrumentor` itself replaces a connection's cursor factory, which Django's server-side cursors do not use;
     all cursors inherit these two methods. What `ops.statements` runs has no cursor; of a statement that works
@@ -32,7 +32,7 @@ def trace_database(provider: TracerProvider) -> None:
 
     def traced(wrapped: Callable[..., Any], cursor: psycopg.Cursor[Any], args: Any, kwargs: Any) -> Any:
         statement = args[0] if args else ""
-        if not statement:  # a pool asks so whether its connection still lives
+        if not statement or not is_recorded():  # a pool asks nothing to see whether its connection still lives
             return wrapped(*args, **kwargs)
         if not integration.connection_props:
             integration.get_connection_attributes(cursor.connection)
@@ -45,6 +45,8 @@ def trace_database(provider: TracerProvider) -> None:
             wrapt.wrap_function_wrapper(psycopg.Cursor, method, traced)
 
     def traced_statement(wrapped: Callable[..., Any], _: object, args: Any, kwargs: Any) -> Any:
+        if not is_recorded():
+            return wrapped(*args, **kwargs)
         connection, statement, parameters = args
         if not integration.connection_props:
             integration.get_connection_attributes(connection)

@@ -24,6 +24,7 @@ from opentelemetry.semconv.attributes.http_attributes import HTTP_ROUTE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from ops.contracts.model_calls import ModelCall
+from ops.tracing import sampling
 from ops.tracing.database import trace_database
 from ops.tracing.scrubbing import ScrubbingExporter
 
@@ -34,8 +35,8 @@ _EXPORTERS: Mapping[str, type[SpanExporter]] = {"otlp": OTLPSpanExporter, "conso
 _OPERATIONS = {"embedder": "embeddings", "llm": "chat"}
 """Kinds of models that have a name in the conventions; others go by what was asked of them, such as ``rank``."""
 
-_NOT_TRACED = "health/live,health/ready,metrics,static/"
-"""Paths that machines ask all day long."""
+_NOT_TRACED = ("/health/live", "/health/ready", "/metrics", "/ws/metrics", "/static/")
+"""Beginnings of the paths that machines ask all day long."""
 
 
 class OpenTelemetry:
@@ -46,19 +47,29 @@ class OpenTelemetry:
 
     def __init__(self, role: str, exporter: str) -> None:
         resource = Resource.create({"zenglow.role": role})
-        self.provider = TracerProvider(resource=resource)
+        self.provider = TracerProvider(resource=resource, id_generator=sampling.TraceIds())
+        self._is_sampled_by_trace = sampling.is_by_trace(self.provider)
         self.provider.add_span_processor(_WithoutLonelyCalls(ScrubbingExporter(_EXPORTERS[exporter]())))
         trace.set_tracer_provider(self.provider)
         self._tracer = self.provider.get_tracer("zenglow")
-        trace_database(self.provider)
+        trace_database(self.provider, self.is_recorded)
         for instrumentor in _instrumentors():
             instrumentor.instrument(tracer_provider=self.provider)
 
-    def open_stage(self, name: str) -> AbstractContextManager[object]:
+    def is_recorded(self) -> bool:
+        """Whether a span that begins now may be recorded."""
+        return not (self._is_sampled_by_trace and sampling.is_left_out())
+
+    def open_stage(self, name: str) -> AbstractContextManager[object] | None:
+        if not self.is_recorded():
+            return None
         return self._tracer.start_as_current_span(f"stage {name}", attributes={STAGE: name})
 
+    def open_call(self, call: ModelCall) -> AbstractContextManager[object] | None:
+        return self._call_span(call) if self.is_recorded() else None
+
     @contextmanager
-    def open_call(self, call: ModelCall) -> Iterator[None]:
+    def _call_span(self, call: ModelCall) -> Iterator[None]:
         """By the semantic conventions for generative AI, whose names are those of all model calls here."""
         operation = _OPERATIONS.get(call.kind, call.operation or call.kind)
         attributes = {
@@ -108,13 +119,13 @@ class OpenTelemetry:
             span.set_status(StatusCode.ERROR, str(error))
 
     def wrap_asgi(self, application: Any) -> Any:
-        return OpenTelemetryMiddleware(
+        recorded = OpenTelemetryMiddleware(
             application,
             tracer_provider=self.provider,
-            excluded_urls=_NOT_TRACED,
             # A span for each message would tell less than it costs.
             exclude_spans=["receive", "send"],
         )
+        return sampling.SampledRequests(application, recorded, self.provider, _NOT_TRACED)
 
     def close(self) -> None:
         for instrumentor in _instrumentors():

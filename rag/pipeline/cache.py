@@ -17,12 +17,11 @@ from django.core.cache import cache
 from django_redis.client import DefaultClient
 from redis.exceptions import NoScriptError, RedisError
 
-from ops import tracing
+from ops import redis_line
 from ops.contracts.metrics import declare_counter
 from ops.instrumentation.snapshot import SNAPSHOT
-from rag.pipeline import redis_line
+from ops.redis_line import Command
 from rag.pipeline.answer_memory import memory as answer_memory
-from rag.pipeline.redis_line import Command
 
 logger = logging.getLogger(__name__)
 
@@ -236,19 +235,7 @@ def _asked(*commands: Command) -> list[Any]:
 
 
 def _begun(*commands: Command) -> Callable[[], list[Any]]:
-    """Gives Redis' own answers. The client makes more of them, for its metrics and for whoever traces it."""
-    client: Any = _redis()
-    if not tracing.is_on():
-        return redis_line.begin(client.connection_pool, *commands)
-
-    def execute() -> list[Any]:
-        with client.pipeline(transaction=False) as pipeline:
-            for command in commands:
-                pipeline.execute_command(*command)
-            answers: list[Any] = pipeline.execute()
-            return answers
-
-    return execute
+    return redis_line.begin(_redis(), *commands)
 
 
 def _call(ask: Callable[[], Any]) -> Any:

@@ -189,7 +189,7 @@ class TestWithoutRedis:
         one = bucket(burst=3)
         shared = SharedBuckets(nowhere, LocalBuckets(), clock)
         shared.take([one], 1)
-        shared._script = get_redis_connection("default").register_script(buckets.TAKE)
+        shared._redis = get_redis_connection("default")
         shared.take([one], 1)  # not asked yet
         clock.now += buckets.REDIS_PAUSE_S
         assert round(shared.take([one], 1).levels[0].left) == 2  # its first in Redis

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import redis
 
+from ops import tracing
 from rag.pipeline import cache
 from rag.pipeline.answer_memory import memory as answer_memory
 from rag.pipeline.cache import CacheUnavailableError, Entry
@@ -118,7 +119,7 @@ def test_a_redis_that_does_not_know_the_script_yet_is_told(
 ) -> None:
     assert cache.ask("a", "a", 60)().claimed
     for is_traced in (True, False):
-        monkeypatch.setattr(cache.tracing, "is_on", lambda is_traced=is_traced: is_traced)
+        monkeypatch.setattr(tracing, "is_recorded", lambda is_traced=is_traced: is_traced)
         with redis.Redis.from_url(server.url(0)) as client:
             client.script_flush()
         assert cache.ask("a", "a", 60)().claimed is False

@@ -12,10 +12,13 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import redis
 from redis.connection import ConnectionPool
 from redis.exceptions import ResponseError
 
-Command = tuple[str | bytes | int, ...]
+from ops import tracing
+
+Command = tuple[str | bytes | float, ...]
 
 
 class _Line(threading.local):
@@ -31,14 +34,18 @@ class _Line(threading.local):
 _line = _Line()
 
 
-def begin(pool: ConnectionPool, *commands: Command) -> Callable[[], list[Any]]:
+def begin(client: redis.Redis, *commands: Command) -> Callable[[], list[Any]]:
     """Have Redis answer commands, sent in one go, while the caller does something else; what is given waits for it and
-    returns its own answers. ``pool`` says where Redis is, and gives no connection.
+    returns its own answers, as they came. ``client`` says where Redis is, and gives no connection.
 
     It is called once, on this thread, before anything else is asked of this thread's connection. It raises the first
     error among the answers, and both raise `redis.exceptions.RedisError` or `OSError` when there are none.
+
+    Where a trace is recorded the client itself asks, which has its spans.
     """
-    connection = _connected(pool)
+    if tracing.is_recorded():
+        return lambda: _by_client(client, commands)
+    connection = _connected(client.connection_pool)
     # Until it is answered: whoever asks next, should nobody want the answers, takes a connection that owes none.
     poll, _line.poll = _line.poll, None
     connection.send_packed_command(connection.pack_commands(commands))
@@ -52,6 +59,13 @@ def begin(pool: ConnectionPool, *commands: Command) -> Callable[[], list[Any]]:
         return received
 
     return answers
+
+
+def _by_client(client: redis.Redis, commands: tuple[Command, ...]) -> list[Any]:
+    with client.pipeline(transaction=False) as pipeline:
+        for command in commands:
+            pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
+        return pipeline.execute()
 
 
 def _connected(pool: ConnectionPool) -> Any:
