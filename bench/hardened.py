@@ -14,11 +14,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 
 from bench.public import SLUG, ensure_indexed
 from bench.serving import Client, time_ms, web_server
 
-QUERIES = 120
+ROUNDS = 5
+QUERIES = 60
 HITS = 200
 WARM_UP = 12
 ALLOWED_RATIO = 1.10
@@ -84,6 +86,29 @@ def main() -> int:
     from bench.latency import distinct_queries
 
     ensure_indexed()
+    texts = iter(distinct_queries(ROUNDS * 2 * (WARM_UP + QUERIES)))
+    ratios: dict[str, list[float]] = {"uncached": [], "full cache hit": []}
+    for number in range(1, ROUNDS + 1):
+        for what, sides in zip(ratios, _round(texts), strict=True):
+            plain, with_all = (statistics.median(sides[name]) for name in ("plain", "hardened"))
+            ratios[what].append(with_all / plain)
+            print(
+                f"round {number}  {what:<16}plain p50 {plain:6.2f} ms   hardened p50 {with_all:6.2f} ms   "
+                f"ratio {with_all / plain:.3f}",
+                flush=True,
+            )
+    met = {what: statistics.median(values) <= ALLOWED_RATIO for what, values in ratios.items()}
+    for what, values in ratios.items():
+        verdict = "met" if met[what] else "NOT met"
+        print(f"{what}: {statistics.median(values):.3f} times (at most {ALLOWED_RATIO:g}): {verdict}")
+    return 0 if all(met.values()) else 1
+
+
+def _round(texts: Iterator[str]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Milliseconds of uncached queries and of cache hits, of each side.
+
+    By two servers of its own: of two that are started alike one may be a fifteenth quicker for as long as it lives.
+    """
     from django.core.cache import cache
 
     cache.clear()
@@ -97,7 +122,7 @@ def main() -> int:
         }
         names = list(clients)
         uncached: dict[str, list[float]] = {name: [] for name in names}
-        for number, text in enumerate(distinct_queries(2 * (WARM_UP + QUERIES))):
+        for number, text in enumerate(islice(texts, 2 * (WARM_UP + QUERIES))):
             name = names[number % 2]
             body = json.dumps({"query": text, "collection": SLUG}).encode()
             taken = time_ms(lambda name=name, body=body: clients[name].post("/rag/query2", body))
@@ -110,14 +135,7 @@ def main() -> int:
                 taken = time_ms(lambda name=name: clients[name].post("/rag/query2", body))
                 if number >= WARM_UP:
                     hits[name].append(taken)
-    met = True
-    for what, sides in (("uncached", uncached), ("full cache hit", hits)):
-        plain, with_all = (statistics.median(sides[name]) for name in names)
-        print(f"{what:<16}plain p50 {plain:6.2f} ms   hardened p50 {with_all:6.2f} ms   ratio {with_all / plain:.3f}")
-        if what == "uncached":
-            met = with_all / plain <= ALLOWED_RATIO
-    print(f"uncached at most {ALLOWED_RATIO:g} times: {'met' if met else 'NOT met'}")
-    return 0 if met else 1
+        return uncached, hits
 
 
 if __name__ == "__main__":

@@ -12,7 +12,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import hiredis
 import redis
+from django.conf import settings
+from django.core.cache import cache
+from django_redis.client import DefaultClient
 from redis.connection import ConnectionPool
 from redis.exceptions import ResponseError
 
@@ -32,6 +36,28 @@ class _Line(threading.local):
 
 
 _line = _Line()
+_shared: tuple[object, DefaultClient, str] | None = None
+
+
+def shared_client() -> redis.Redis:
+    """What Django's cache asks Redis by."""
+    asks: redis.Redis = _cache()[0].get_client(write=True)
+    return asks
+
+
+def key(name: str) -> str:
+    """With Django's prefix and version, as every key of its cache."""
+    return _cache()[1] + name
+
+
+def _cache() -> tuple[DefaultClient, str]:
+    """One a process: Django makes a cache of its own for each request (0.7 ms)."""
+    global _shared
+    configured = settings.CACHES
+    if _shared is None or _shared[0] is not configured:
+        asks = cache.client  # type: ignore[attr-defined]
+        _shared = configured, asks, str(asks.make_key(""))
+    return _shared[1:]
 
 
 def begin(client: redis.Redis, *commands: Command) -> Callable[[], list[Any]]:
@@ -48,7 +74,9 @@ def begin(client: redis.Redis, *commands: Command) -> Callable[[], list[Any]]:
     connection = _connected(client.connection_pool)
     # Until it is answered: whoever asks next, should nobody want the answers, takes a connection that owes none.
     poll, _line.poll = _line.poll, None
-    connection.send_packed_command(connection.pack_commands(commands))
+    # The client's own way of sending does the same with many calls for each of its parts.
+    packed = [hiredis.pack_command(command) for command in commands]  # type: ignore[arg-type]  # it takes any length
+    connection._sock.sendall(b"".join(packed))
 
     def answers() -> list[Any]:
         received = [_answer(connection) for _ in commands]

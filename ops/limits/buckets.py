@@ -21,8 +21,6 @@ from functools import lru_cache
 from hashlib import sha1
 from typing import Any
 
-from django.core.cache import cache
-from django_redis import get_redis_connection
 from redis.exceptions import NoScriptError, RedisError
 
 from ops import redis_line
@@ -90,7 +88,7 @@ class Bucket:
 
     @property
     def key(self) -> str:
-        return str(cache.make_key(f"limit:{self.limit.name}:{self.holder}"))
+        return redis_line.key(f"limit:{self.limit.name}:{self.holder}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,4 +231,4 @@ class SharedBuckets:
 
 @lru_cache(maxsize=1)
 def _shared() -> SharedBuckets:
-    return SharedBuckets(get_redis_connection("default"), LocalBuckets())
+    return SharedBuckets(redis_line.shared_client(), LocalBuckets())

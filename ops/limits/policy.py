@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
@@ -51,6 +52,7 @@ def buckets_of(principal: Principal | None, address: str) -> list[Bucket]:
     return buckets
 
 
+@lru_cache(maxsize=4096)
 def address_holder(address: str) -> str:
     """An IPv4 address, or the /64 network of one of IPv6; empty for what is neither, such as a local socket."""
     try:

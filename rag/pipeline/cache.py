@@ -11,10 +11,7 @@ from collections.abc import Callable
 from hashlib import sha1
 from typing import Any, Literal, NamedTuple, cast
 
-import redis
 from django.conf import settings
-from django.core.cache import cache
-from django_redis.client import DefaultClient
 from redis.exceptions import NoScriptError, RedisError
 
 from ops import redis_line
@@ -93,9 +90,9 @@ def ask(full_key: str, feature_key: str | None, claim_s: float) -> Callable[[], 
     held = answer_memory.recall(full_key)
     if held is not None:
         return lambda: Found(held, in_memory=True)
-    keys = [_made(_name("full", full_key)), _made(_name("claim", full_key))]
+    keys = [_name("full", full_key), _name("claim", full_key)]
     if feature_key is not None:
-        keys.append(_made(_name("feature", feature_key)))
+        keys.append(_name("feature", feature_key))
     claim_ms = round(claim_s * 1000)
     answers = _call(lambda: _begun(("EVALSHA", _LOOK_UP_SHA, len(keys), *keys, claim_ms)))
 
@@ -160,7 +157,7 @@ def put(*entries: Entry) -> None:
     """Store in one round trip. Raises `CacheUnavailableError`."""
 
     commands: list[Command] = [
-        ("SET", _made(_name(entry.name, entry.key)), _MARK + entry.value, "EX", entry.ttl_s) for entry in entries
+        ("SET", _name(entry.name, entry.key), _MARK + entry.value, "EX", entry.ttl_s) for entry in entries
     ]
     _call(lambda: _asked(*commands))
     for entry in entries:
@@ -173,15 +170,15 @@ def claim(key: str, for_s: float) -> bool:
 
     Raises `CacheUnavailableError`.
     """
-    made = _made(_name("claim", key))
-    (claimed,) = _call(lambda: _asked(("SET", made, 1, "NX", "PX", round(for_s * 1000))))
+    name = _name("claim", key)
+    (claimed,) = _call(lambda: _asked(("SET", name, 1, "NX", "PX", round(for_s * 1000))))
     return bool(claimed)
 
 
 def disclaim(key: str) -> None:
     """End a claim early. Raises `CacheUnavailableError`."""
-    made = _made(_name("claim", key))
-    _call(lambda: _asked(("DEL", made)))
+    name = _name("claim", key)
+    _call(lambda: _asked(("DEL", name)))
 
 
 def _hold(full_key: str, answer: bytes, for_s: float) -> None:
@@ -189,39 +186,13 @@ def _hold(full_key: str, answer: bytes, for_s: float) -> None:
 
 
 def _name(name: CacheName | Literal["claim"], key: str) -> str:
-    return f"{name}:{FORMAT}:{key}"
+    return redis_line.key(f"{name}:{FORMAT}:{key}")
 
 
 def _read(name: CacheName, key: str) -> bytes | None:
-    made = _made(_name(name, key))
-    (value,) = _call(lambda: _asked(("GET", made)))
+    stored = _name(name, key)
+    (value,) = _call(lambda: _asked(("GET", stored)))
     return _decoded(value)
-
-
-_shared: tuple[object, DefaultClient, str] | None = None
-
-
-def _client() -> tuple[DefaultClient, str]:
-    """What Django's cache asks Redis by, and what begins its keys.
-
-    One a process: Django makes a cache of its own for each request (0.7 ms).
-    """
-    global _shared
-    configured = settings.CACHES
-    if _shared is None or _shared[0] is not configured:
-        client = cache.client  # type: ignore[attr-defined]
-        _shared = configured, client, str(client.make_key(""))
-    return _shared[1:]
-
-
-def _redis() -> redis.Redis:
-    client: redis.Redis = _client()[0].get_client(write=True)
-    return client
-
-
-def _made(name: str) -> str:
-    """With Django's prefix and version, as every key of this cache."""
-    return _client()[1] + name
 
 
 def _decoded(value: bytes | None) -> bytes | None:
@@ -235,7 +206,7 @@ def _asked(*commands: Command) -> list[Any]:
 
 
 def _begun(*commands: Command) -> Callable[[], list[Any]]:
-    return redis_line.begin(_redis(), *commands)
+    return redis_line.begin(redis_line.shared_client(), *commands)
 
 
 def _call(ask: Callable[[], Any]) -> Any:
