@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha1
+from struct import unpack
 from typing import Any
 
 from redis.exceptions import NoScriptError, RedisError
@@ -38,29 +39,31 @@ UNSHARED = declare_counter(
 )
 
 # KEYS: the buckets. ARGV: the tokens to take, then burst and per_s of each bucket.
-# Returns {1 or 0, tokens left in each as text}; takes nothing unless every bucket holds enough. Below 0: gives back.
+# Returns {1 or 0, tokens left in each as doubles}; takes nothing unless every bucket holds enough. Below 0: gives back.
 TAKE = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local wanted = tonumber(ARGV[1])
+local kept = redis.call('MGET', unpack(KEYS))
 local left, enough = {}, 1
-for i, key in ipairs(KEYS) do
+for i = 1, #KEYS do
   local burst, per_s = tonumber(ARGV[2 * i]), tonumber(ARGV[2 * i + 1])
-  local had, at = string.match(redis.call('GET', key) or '', '^(%S+) (%S+)$')
   left[i] = burst
-  if had then left[i] = math.min(burst, had + math.max(0, now - at) / 1000000 * per_s) end
+  if kept[i] then
+    local had, at = struct.unpack('<dd', kept[i])
+    left[i] = math.min(burst, had + math.max(0, now - at) / 1000000 * per_s)
+  end
   if left[i] < math.min(wanted, burst) then enough = 0 end
 end
-for i, key in ipairs(KEYS) do
-  if enough == 1 and wanted ~= 0 then
+if enough == 1 and wanted ~= 0 then
+  for i, key in ipairs(KEYS) do
     local burst, per_s = tonumber(ARGV[2 * i]), tonumber(ARGV[2 * i + 1])
     left[i] = math.min(burst, left[i] - math.min(wanted, burst))
     local full_in_ms = math.ceil((burst - left[i]) / per_s * 1000) + 1
-    redis.call('SET', key, string.format('%.17g %.0f', left[i], now), 'PX', string.format('%.0f', full_in_ms))
+    redis.call('SET', key, struct.pack('<dd', left[i], now), 'PX', string.format('%.0f', full_in_ms))
   end
-  left[i] = string.format('%.17g', left[i])
 end
-return {enough, unpack(left)}
+return {enough, struct.pack('<' .. string.rep('d', #left), unpack(left))}
 """
 TAKE_SHA = sha1(TAKE.encode(), usedforsecurity=False).hexdigest()
 
@@ -88,7 +91,7 @@ class Bucket:
 
     @property
     def key(self) -> str:
-        return redis_line.key(f"limit:{self.limit.name}:{self.holder}")
+        return redis_line.key(f"bucket:{self.limit.name}:{self.holder}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,11 +201,11 @@ class SharedBuckets:
     def take(self, buckets: Sequence[Bucket], cost: float) -> Verdict:
         if self._clock() >= self._skip_until:
             try:
-                granted, *left = self._taken(buckets, cost)
+                granted, left = self._taken(buckets, cost)
             except (RedisError, OSError) as error:
                 self._pause(error)
             else:
-                return Verdict(bool(granted), tuple(map(Level, buckets, map(float, left))), cost)
+                return Verdict(bool(granted), tuple(map(Level, buckets, unpack(f"<{len(buckets)}d", left))), cost)
         UNSHARED.inc()
         return self._local.take(buckets, cost)
 
