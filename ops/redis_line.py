@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import hiredis
 import redis
 from django.conf import settings
 from django.core.cache import cache
@@ -74,9 +73,7 @@ def begin(client: redis.Redis, *commands: Command) -> Callable[[], list[Any]]:
     connection = _connected(client.connection_pool)
     # Until it is answered: whoever asks next, should nobody want the answers, takes a connection that owes none.
     poll, _line.poll = _line.poll, None
-    # The client's own way of sending does the same with many calls for each of its parts.
-    packed = [hiredis.pack_command(command) for command in commands]  # type: ignore[arg-type]  # it takes any length
-    connection._sock.sendall(b"".join(packed))
+    connection.send_packed_command(connection.pack_commands(commands))
 
     def answers() -> list[Any]:
         received = [_answer(connection) for _ in commands]
