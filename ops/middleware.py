@@ -160,7 +160,7 @@ class PrincipalMiddleware(Middleware):
             ours.principal = cast(Principal, SimpleLazyObject(lambda: _principal_or_anonymous(request)))
             return None
         try:
-            ours.principal = principal = _charged_principal(request, view)
+            principal = _charged_principal(ours, view)
             ensure_same_origin(request, principal)
             if not _checks_itself(request, view):
                 ensure_allowed(principal, view, request.method)
@@ -169,13 +169,14 @@ class PrincipalMiddleware(Middleware):
         return None
 
 
-def _charged_principal(request: HttpRequest, view: object) -> Principal:
+def _charged_principal(request: Request, view: object) -> Principal:
     """Who asks, once the request is paid for. A bad key is paid for dearly, by its address."""
     try:
         principal = resolve_principal(request)
     except AuthenticationNeeded:
         policy.charge_request(request, None, view, policy.BAD_KEY_COST)
         raise
+    request.principal = principal  # known also of a request that its limits refuse, for the log
     policy.charge_request(request, principal, view)
     return principal
 

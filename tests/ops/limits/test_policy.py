@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 from django.contrib.auth.models import User
@@ -44,6 +46,18 @@ def test_a_key_is_refused_after_its_burst_and_told_when_to_come_back(
     assert 0 < int(answers[-1].headers["Retry-After"]) <= 1000
     assert REFUSALS.labels("key", "http")._value.get() == counted + 1
     assert remote.get("/rag/echo", headers={"x-api-key": key_with(Scope.QUERY)}).status_code == 200
+
+
+def test_the_log_says_whom_a_limit_refused(
+    limited: Settings, remote: Client, key_with: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    limited.OPS_RATE_LIMIT_KEY_BURST = 1
+    key = key_with(Scope.QUERY)
+    with caplog.at_level(logging.INFO, logger="zenglow.request"):
+        answers = [remote.get("/rag/echo", headers={"x-api-key": key}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 429]
+    lines = [cast(dict[str, object], one.msg) for one in caplog.records if one.name == "zenglow.request"]
+    assert [line["principal"] for line in lines] == [f"key:{key.split('_')[1]}"] * 2
 
 
 def test_every_answer_says_what_is_left(limited: Settings, remote: Client, key_with: Callable[..., str]) -> None:
