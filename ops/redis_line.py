@@ -61,12 +61,13 @@ def _cache() -> tuple[DefaultClient, str]:
 
 def begin(client: redis.Redis, *commands: Command) -> Callable[[], list[Any]]:
     """Have Redis answer commands, sent in one go, while the caller does something else; what is given waits for it and
-    returns its own answers, as they came. ``client`` says where Redis is, and gives no connection.
+    returns its own answers. ``client`` says where Redis is, and gives no connection.
 
     It is called once, on this thread, before anything else is asked of this thread's connection. It raises the first
     error among the answers, and both raise `redis.exceptions.RedisError` or `OSError` when there are none.
 
-    Where a trace is recorded the client itself asks, which has its spans.
+    Where a trace is recorded the client itself asks, which has its spans, once the answers are waited for: ``OK`` is
+    ``True`` then.
     """
     if tracing.is_recorded():
         return lambda: _by_client(client, commands)

@@ -40,6 +40,7 @@ UNSHARED = declare_counter(
 
 # KEYS: the buckets. ARGV: the tokens to take, then burst and per_s of each bucket.
 # Returns {1 or 0, tokens left in each as doubles}; takes nothing unless every bucket holds enough. Below 0: gives back.
+# A bucket that holds anything else counts as full, and is written anew.
 TAKE = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -49,7 +50,7 @@ local left, enough = {}, 1
 for i = 1, #KEYS do
   local burst, per_s = tonumber(ARGV[2 * i]), tonumber(ARGV[2 * i + 1])
   left[i] = burst
-  if kept[i] then
+  if kept[i] and #kept[i] == 16 then
     local had, at = struct.unpack('<dd', kept[i])
     left[i] = math.min(burst, had + math.max(0, now - at) / 1000000 * per_s)
   end

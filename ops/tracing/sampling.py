@@ -37,12 +37,12 @@ def is_by_trace(provider: TracerProvider) -> bool:
 
 
 def is_left_out() -> bool:
-    """Whether a span that begins now would be below one of this process that records nothing."""
-    span = trace.get_current_span()
-    if span.is_recording():
-        return False
-    parent = span.get_span_context()
-    return parent.is_valid and not parent.is_remote
+    """Whether a span that begins now would be below one of this process that was not sampled.
+
+    One that was may have ended: what goes on after it is recorded below it.
+    """
+    parent = trace.get_current_span().get_span_context()
+    return parent.is_valid and not parent.is_remote and not parent.trace_flags.sampled
 
 
 class SampledRequests:

@@ -8,7 +8,10 @@ import sys
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
+from ops.tracing.sampling import is_left_out
 from tests.collector import Span, collector
 from tests.embedded.support import temporary_place
 from zenglow_site.embedded.redis import EmbeddedRedis
@@ -123,6 +126,15 @@ def test_a_part_of_the_traces_is_recorded_and_each_of_them_whole(sampler: str) -
     assert sum(map(len, by_trace.values())) == len(spans)
     assert {len(of_trace) for of_trace in by_trace.values()} == {6}
     assert all(one.parent_id == "" for one in spans if one.kind == "server")
+
+
+def test_what_goes_on_after_its_span_has_ended_is_recorded_with_its_trace() -> None:
+    with TracerProvider().get_tracer("tests").start_as_current_span("request") as request:
+        request.end()
+        assert not is_left_out()
+    with TracerProvider(sampler=ALWAYS_OFF).get_tracer("tests").start_as_current_span("request"):
+        assert is_left_out()
+    assert not is_left_out()
 
 
 def test_what_machines_ask_all_day_belongs_to_no_trace() -> None:

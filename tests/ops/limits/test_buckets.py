@@ -167,6 +167,16 @@ def test_many_threads_get_exactly_what_there_is(
     assert sum(one.result() for one in granted) == 40
 
 
+@pytest.mark.parametrize("stored", [b"", b"x", b"3 1700000000000000", b"\xff" * 15])
+def test_a_bucket_that_holds_something_else_counts_as_full(stored: bytes, bucket: Callable[..., Bucket]) -> None:
+    one, counted = bucket(burst=3), buckets.UNSHARED._value.get()
+    redis = get_redis_connection("default")
+    redis.set(one.key, stored)
+    shared = SharedBuckets(redis, LocalBuckets())
+    assert [shared.take([one], 1).is_granted for _ in range(4)] == [True, True, True, False]
+    assert buckets.UNSHARED._value.get() == counted
+
+
 class TestWithoutRedis:
     @pytest.fixture
     def nowhere(self) -> redis.Redis:
