@@ -35,7 +35,8 @@ declare(
         "OPS_TRACE_URL",
         Kind.STRING,
         "Where the trace of a request is shown: the dashboard links slow queries to it, with `{request_id}` replaced, "
-        "as in https://jaeger.example/search?tags=request_id:{request_id}.",
+        "which is the attribute `zenglow.request_id` of the request's span. Of Jaeger: https://jaeger.example/search?"
+        "service=zenglow&lookback=2d&tags=%7B%22zenglow.request_id%22%3A%22{request_id}%22%7D.",
     ),
     Variable(
         "OPS_LOG_FORMAT",

@@ -99,6 +99,7 @@ class RequestIdMiddleware(Middleware):
         request.request_id = str(uuid7())
         request.correlation_id = correlation_id(request.headers.get("X-Correlation-ID", ""), request.request_id)
         request.principal = ANONYMOUS
+        tracing.identify_request(request.request_id)
         return structlog.contextvars.bound_contextvars(
             request_id=request.request_id, correlation_id=request.correlation_id
         )

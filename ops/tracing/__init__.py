@@ -18,6 +18,7 @@ class Tracing(Protocol):
 
     def is_recorded(self) -> bool: ...
     def current_ids(self) -> dict[str, str]: ...
+    def identify_request(self, request_id: str) -> None: ...
     def name_request(self, method: str, route: str) -> None: ...
     def record_error(self, error: BaseException) -> None: ...
     def wrap_asgi(self, application: Any) -> Any: ...
@@ -75,6 +76,12 @@ def stop() -> None:
 def current_ids() -> dict[str, str]:
     """``trace_id`` and ``span_id`` of the current span as W3C writes them; empty outside of a trace."""
     return {} if _tracing is None else _tracing.current_ids()
+
+
+def identify_request(request_id: str) -> None:
+    """Put the request's id, by which logs and tables know it, on its span."""
+    if _tracing is not None:
+        _tracing.identify_request(request_id)
 
 
 def name_request(method: str, route: str) -> None:

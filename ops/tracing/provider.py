@@ -31,6 +31,8 @@ from ops.tracing.scrubbing import ScrubbingExporter
 STAGE = "zenglow.stage"
 """The attribute with a stage's name, and the beginning of our other attributes' names."""
 
+REQUEST_ID = "zenglow.request_id"
+
 _EXPORTERS: Mapping[str, type[SpanExporter]] = {"otlp": OTLPSpanExporter, "console": ConsoleSpanExporter}
 _OPERATIONS = {"embedder": "embeddings", "llm": "chat"}
 """Kinds of models that have a name in the conventions; others go by what was asked of them, such as ``rank``."""
@@ -104,6 +106,9 @@ class OpenTelemetry:
         if not context.is_valid:
             return {}
         return {"trace_id": trace.format_trace_id(context.trace_id), "span_id": trace.format_span_id(context.span_id)}
+
+    def identify_request(self, request_id: str) -> None:
+        trace.get_current_span().set_attribute(REQUEST_ID, request_id)
 
     def name_request(self, method: str, route: str) -> None:
         span = trace.get_current_span()

@@ -81,6 +81,7 @@ def test_one_trace_leads_from_the_request_through_the_task_to_its_sql(make_zengl
     assert embedding.attributes["gen_ai.usage.input_tokens"] > 0
     assert asked.attributes["zenglow.variant"] == answer.body["variant"]
     assert asked.attributes["zenglow.cache"] == "none"
+    assert asked.attributes["zenglow.request_id"] == answer.body["request_id"]
 
     # Nothing asks for spans of a worker that waits, and what somebody asked is in no span.
     assert not [one for one in spans if one.kind == "client" and not one.parent_id]
