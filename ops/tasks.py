@@ -11,7 +11,7 @@ from celery.signals import worker_process_shutdown
 from django.conf import settings
 from django.utils import timezone
 
-from ops.alerting import delivery, rules
+from ops.alerting import rules
 from ops.instrumentation.batch import flush_all
 from ops.models import AlertEvent, AlertReading
 from ops.performance import maintenance
@@ -31,18 +31,6 @@ def roll_up_performance() -> str | None:
     """Bring the histograms of ``query_performance`` up to date; up to when they are, where that is our work."""
     reached = maintenance.bring_up_to_date(timezone.now())
     return reached.isoformat() if reached else None
-
-
-@shared_task(name="ops.evaluate_alerts")
-def evaluate_alerts() -> list[str]:
-    """Read every rule's figure, open and end alerts; the rules whose phase changed."""
-    return rules.evaluate()
-
-
-@shared_task(name="ops.deliver_alerts")
-def deliver_alerts() -> int:
-    """Tell the channels what they have not heard yet; how many took it."""
-    return delivery.deliver()
 
 
 @shared_task(name="ops.purge")

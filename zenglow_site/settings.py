@@ -201,8 +201,6 @@ CELERY_BEAT_SCHEDULE = {
         "rag.purge_query_log": 6 * 3600.0,
         "rag.purge_conversations": 6 * 3600.0,
         "rag.sweep_ann": 24 * 3600.0,
-        "ops.evaluate_alerts": 15.0,
-        "ops.deliver_alerts": 15.0,
         "ops.maintain_performance_store": 3600.0,
         "ops.roll_up_performance": 60.0,
         "ops.purge": 24 * 3600.0,

@@ -20,6 +20,7 @@ from models_registry.models import Rollout, RolloutKey, RolloutMode
 from models_registry.rollouts import DEFAULT_STEPS, Plan
 from models_registry.scopes import readable_scope
 from models_registry.versions import find_version
+from ops.alerting import watch as alerts
 from ops.contracts.principal import SYSTEM
 from ops.contracts.problems import InvalidRequest
 
@@ -60,7 +61,7 @@ class Command(BaseCommand):
             if name == "step":
                 action.add_argument("--to", type=float, metavar="PERCENT", help="this share in place of the next")
         start.add_argument("--reason", default="", help="why; kept in the history")
-        actions.add_parser("guard", help="watch the rollouts until stopped; several may, one at a time does")
+        actions.add_parser("guard", help="watch the rollouts and the alert rules until stopped; several may")
 
     def handle(self, *, action: str, **options: Any) -> None:
         self.console = Console(file=cast(TextIO, self.stdout), highlight=False)
@@ -105,6 +106,7 @@ class Command(BaseCommand):
         stopping = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopping.set())
+        alerts.start(stopping)
         guardian.watch(stopping)
 
     def _change(self, action: str, options: Mapping[str, Any]) -> None:
