@@ -5,7 +5,10 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from django.db.models import Q, Sum
+from redis.exceptions import RedisError
 
+from models_registry import deployments, processes
+from models_registry.loading import LoadState
 from ops.contracts.measures import Labels, Measure, register_measure
 from ops.models import AlertEvent
 from rag.models import IndexRun
@@ -32,6 +35,20 @@ def read_index_failures(labels: Labels, at: datetime, window: timedelta) -> floa
 
 
 def read_models_failed(labels: Labels, at: datetime, window: timedelta) -> float:
-    """Of any process: each that fails to load one opens an alert (`rag.pipeline.loaded`)."""
+    """Of any process and any slot. What retrieval can't load is an open alert as well (`rag.pipeline.loaded`), which
+    is known without Redis.
+    """
     broken = Q(name__startswith="embedder-broken-") | Q(name__startswith="ranker-broken-")
-    return float(AlertEvent.objects.filter(broken, resolved_at=None).count())
+    return float(max(AlertEvent.objects.filter(broken, resolved_at=None).count(), len(_failed_elsewhere())))
+
+
+def _failed_elsewhere() -> set[str]:
+    """Labels of live versions of which a process says that it can't load them; none while Redis is away."""
+    live = {str(one.model_version) for one in deployments.live() if one.model_version is not None}
+    try:
+        reports = processes.all_reports()
+    except RedisError:
+        return set()
+    return {
+        one.label for report in reports for one in report.models if one.state is LoadState.FAILED and one.label in live
+    }

@@ -12,6 +12,9 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from django.utils import timezone
 
+from models_registry import processes
+from models_registry.loading import LoadReport, LoadState
+from models_registry.models import Deployment, Model, ModelVersion
 from ops import alerts
 from ops.alerting import rules
 from ops.alerting.measures import latency_history, read_latency
@@ -220,6 +223,20 @@ class TestMeasures:
             assert value >= 0
         alerts.raise_alert("ranker-broken-x", "critical", "broken")  # type: ignore[arg-type]
         assert measures.measures()["models_failed"].read({}, NOW, timedelta(hours=1)) == 1
+
+    def test_models_that_a_process_says_it_cannot_load_are_counted_where_they_are_live(self) -> None:
+        def failed() -> float | None:
+            return measures.measures()["models_failed"].read({}, NOW, timedelta(hours=1))
+
+        voice = ModelVersion.objects.create(model=Model.objects.create(name="mouth", kind="tts"), number=3)
+        for process in ("web a:1", "web b:2"):
+            processes._write(process, "web", [LoadReport("mouth@3", LoadState.FAILED)], 20)
+        assert failed() == 0
+        Deployment.objects.create(scope="bees", slot="tts", model_version=voice, started_at=NOW, by="ada")
+        assert failed() == 1
+        for process in ("web a:1", "web b:2"):
+            processes.withdraw(process)
+        assert failed() == 0
 
 
 class TestReplay:
