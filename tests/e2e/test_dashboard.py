@@ -26,7 +26,7 @@ AWAY = re.compile("Failed to load resource|WebSocket connection to")
 def zenglow(request: pytest.FixtureRequest) -> Iterator[Zenglow]:
     """A running installation that has answered some queries."""
     with installations(request) as make:
-        running = make()
+        running = make(OPS_TRACE_URL="https://traces.example/?tags={request_id}")
         running.start()
         running.finished(running.index(DOCUMENTS))
         assert running.query("flying without noise").status == 200
@@ -108,6 +108,32 @@ COLOURED = """selector => {
   return coloured;
 }"""
 """How many pixels are neither black, white nor grey, as axes and grid are."""
+
+
+ALERT = """
+from ops.alerts import raise_alert
+raise_alert("room", "warning", "The disk is almost full.")
+"""
+
+
+def test_alerts_rollouts_and_traces_are_a_step_away(page: Page, zenglow: Zenglow) -> None:
+    for arguments in (("rollout", "start", "0.6:0.4", "--steps", "5,100"), ("shell", "-c", ALERT)):
+        done = zenglow.run(*arguments)
+        assert done.returncode == 0, done.stderr
+    page.reload()
+    expect(page.locator("#alert-list")).to_contain_text("The disk is almost full.")
+    expect(page.locator("#rollouts")).to_contain_text("5 %")
+    links = page.locator("#slowest a")
+    expect(links.first).to_have_attribute("href", re.compile(r"^https://traces.example/\?tags=[0-9a-f-]{36}$"))
+
+
+def test_another_time_range_is_read_and_drawn(page: Page, zenglow: Zenglow) -> None:
+    feed(page, "live")
+    with page.expect_response(re.compile("range=7d")) as answered:
+        page.get_by_role("radio", name="7d").check()
+    assert answered.value.status == 200
+    expect(page.locator("#chart-stages canvas")).to_be_visible()
+    assert page.evaluate(COLOURED, "#chart-traffic canvas") > 20
 
 
 def test_it_reconnects_after_the_server_was_away(page: Page, zenglow: Zenglow) -> None:
