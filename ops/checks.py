@@ -50,7 +50,7 @@ def check_anonymous_access(app_configs: object, **options: Any) -> list[CheckMes
 @register(deploy=True)
 def check_log_format(app_configs: object, **options: Any) -> list[CheckMessage]:
     loaded = settings.ENVIRONMENT
-    if loaded.stage == "local" or loaded["OPS_LOG_FORMAT"] == "json":
+    if loaded.stage == "local" or loaded["OPS_LOG_FORMAT"] != "console":
         return []
     return [
         checks.Warning(

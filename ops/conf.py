@@ -41,10 +41,11 @@ declare(
     Variable(
         "OPS_LOG_FORMAT",
         Kind.STRING,
-        "How log lines look.",
-        default="console",
+        "How log lines look: `json` is an object a line, `console` is for people to read, and `auto` is `console` on a "
+        "terminal and `json` in files and pipes.",
+        default="auto",
         stage_defaults={"staging": "json", "prod": "json"},
-        choices=("console", "json"),
+        choices=("auto", "console", "json"),
     ),
     Variable(
         "OPS_LOG_LEVEL",

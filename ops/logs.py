@@ -17,13 +17,16 @@ _OURS = frozenset({"timestamp", "level", "logger", "request_id", "trace_id", "sp
 """Fields that are made here and hold an identifier, in which digits may look like anything."""
 
 
-def logging_configuration(
-    line_format: Literal["console", "json"], level: str, file: Path | None = None
-) -> dict[str, Any]:
+LineFormat = Literal["auto", "console", "json"]
+
+
+def logging_configuration(line_format: LineFormat, level: str, file: Path | None = None) -> dict[str, Any]:
     """The value of Django's ``LOGGING``. Call `configure_structlog` once the process starts.
 
-    Lines go to standard error, or are appended to ``file``, which may be moved away while it is written.
+    Lines go to standard error, or are appended to ``file``, which may be moved away while it is written. Where they
+    are not wanted in one format everywhere (``auto``), a terminal gets lines for people and all else gets JSON.
     """
+    is_terminal = file is None and sys.stderr.isatty()
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -35,7 +38,7 @@ def logging_configuration(
                     structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                     structlog.processors.format_exc_info,
                     scrub_event,
-                    _renderer(line_format, colors=file is None and sys.stderr.isatty()),
+                    _renderer(line_format, is_terminal=is_terminal),
                 ],
                 "foreign_pre_chain": _shared_processors(),
             }
@@ -114,7 +117,7 @@ def _destination(file: Path | None) -> dict[str, Any]:
     return {"class": "logging.handlers.WatchedFileHandler", "filename": str(file), "encoding": "utf-8", "delay": True}
 
 
-def _renderer(line_format: Literal["console", "json"], *, colors: bool) -> structlog.typing.Processor:
-    if line_format == "json":
+def _renderer(line_format: LineFormat, *, is_terminal: bool) -> structlog.typing.Processor:
+    if line_format == "json" or (line_format == "auto" and not is_terminal):
         return structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
-    return structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
+    return structlog.dev.ConsoleRenderer(colors=is_terminal, exception_formatter=structlog.dev.plain_traceback)

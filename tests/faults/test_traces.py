@@ -27,7 +27,6 @@ def test_one_trace_leads_from_the_request_through_the_task_to_its_sql(make_zengl
             OTEL_EXPORTER_OTLP_HEADERS="x-tenant=bees",
             OTEL_RESOURCE_ATTRIBUTES="deployment.environment.name=test",
             OTEL_BSP_SCHEDULE_DELAY="200",
-            OPS_LOG_FORMAT="json",
         )
         zenglow.start()
         run = zenglow.index(DOCUMENTS, traceparent=TRACEPARENT, x_correlation_id="order-7")

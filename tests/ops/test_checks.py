@@ -33,6 +33,7 @@ def test_w001_warns_when_everybody_is_let_in(settings: Settings) -> None:
     [
         ({}, []),
         ({"ZENGLOW_ENV": "prod"}, []),
+        ({"ZENGLOW_ENV": "prod", "OPS_LOG_FORMAT": "auto"}, []),
         ({"ZENGLOW_ENV": "prod", "OPS_LOG_FORMAT": "console"}, ["ops.W002"]),
     ],
 )

@@ -3,14 +3,19 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
-from ops.logs import logging_configuration
+from ops.logs import LineFormat, logging_configuration
 from ops.scrub import REDACTED
+from zenglow_site.environment import BASE_DIR
 
 KEY = "zg_abcdefghij_" + "s" * 43
 
@@ -62,12 +67,57 @@ def test_it_binds_the_request_to_every_line(lines: io.StringIO) -> None:
     assert last(lines) == last(lines) | {"request_id": "r1", "event": "plain", "logger": "tests.ops.logs"}
 
 
-@pytest.mark.parametrize("line_format", ["console", "json"])
+@pytest.mark.parametrize(
+    ("line_format", "is_terminal", "is_json"),
+    [
+        ("auto", True, False),
+        ("auto", False, True),
+        ("console", True, False),
+        ("console", False, False),
+        ("json", True, True),
+        ("json", False, True),
+    ],
+)
+def test_lines_are_for_people_on_a_terminal_and_json_elsewhere_unless_one_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, line_format: LineFormat, is_terminal: bool, is_json: bool
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal, raising=False)
+    line = written(logging_configuration(line_format, "INFO"), "hello")
+    assert ("hello" in line, line.startswith("{")) == (True, is_json)
+    assert ("\x1b[" in line) == (is_terminal and not is_json)  # colours are for terminals alone
+
+
+def test_a_log_file_gets_json_also_of_a_process_on_a_terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    to_file = logging_configuration("auto", "INFO", tmp_path / "web.log")
+    assert json.loads(written(to_file, "hello"))["event"] == "hello"
+
+
+def test_a_command_whose_output_is_piped_refuses_in_plain_words() -> None:
+    done = subprocess.run(
+        [sys.executable, "manage.py", "config", "check"],
+        cwd=BASE_DIR,
+        env={"PATH": os.defpath, "OPS_LOG_LEVEL": "LOUD"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "OPS_LOG_LEVEL must be one of" in done.stderr
+    assert not done.stderr.startswith("{")
+
+
+@pytest.mark.parametrize("line_format", ["auto", "console", "json"])
 def test_its_configuration_is_one_that_logging_accepts(line_format: Any) -> None:
     configuration = logging_configuration(line_format, "WARNING")
     assert configuration["root"]["level"] == "WARNING"
+    line = written(configuration, f"hello {KEY}")
+    assert "hello" in line
+    assert "ssss" not in line
+
+
+def written(configuration: dict[str, Any], message: str) -> str:
+    """The line that a message becomes."""
     formatter = dict(configuration["formatters"]["structured"])
-    made = formatter.pop("()")(**formatter)
-    record = logging.LogRecord("x", logging.INFO, "f", 1, f"hello {KEY}", None, None)
-    assert "hello" in made.format(record)
-    assert "ssss" not in made.format(record)
+    made: logging.Formatter = formatter.pop("()")(**formatter)
+    return made.format(logging.LogRecord("x", logging.INFO, "f", 1, message, None, None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -294,7 +295,7 @@ def test_a_websocket_session_is_a_span_with_its_stages_below_it() -> None:
     assert (heard.name, heard.parent_id) == ("stage stt", session.span_id)
     assert "asked" not in str(collected.spans)
     (line,) = (line for line in done.stderr.splitlines() if "zenglow.websocket" in line)
-    assert f"trace_id={trace_id}" in line
+    assert json.loads(line)["trace_id"] == trace_id
 
 
 def test_what_is_noted_reaches_the_line_and_the_span() -> None:

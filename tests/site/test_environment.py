@@ -149,7 +149,7 @@ class TestKeys:
 class TestStages:
     @pytest.mark.parametrize(
         ("stage", "log_format", "secure"),
-        [("local", "console", False), ("staging", "json", False), ("prod", "json", True)],
+        [("local", "auto", False), ("staging", "json", False), ("prod", "json", True)],
     )
     def test_a_stage_sets_defaults_and_says_so(self, stage: str, log_format: str, secure: bool) -> None:
         loaded = environment(ZENGLOW_ENV=stage)
