@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
+from contextvars import copy_context
+from functools import cache
 from typing import Any, cast
 
 import structlog
@@ -72,7 +74,7 @@ class ProxyMiddleware(Middleware):
 
 
 class RequestIdMiddleware(Middleware):
-    """Gives each request an id, binds it to the logs, answers with it, and writes one log line.
+    """Gives each request an id, binds it to the logs, answers with it, and writes one log line when all is sent.
 
     A caller's ``X-Correlation-ID`` is kept when it is sane, else the request id stands in; it is echoed.
     """
@@ -81,14 +83,14 @@ class RequestIdMiddleware(Middleware):
         with self._bound(request), collecting() as facts:
             started = time.perf_counter()
             response = super().answer(request)
-            self._log(request, response, started, facts)
+            self._finish(request, response, started, facts)
             return response
 
     async def answer_async(self, request: Request) -> HttpResponseBase:
         with self._bound(request), collecting() as facts:
             started = time.perf_counter()
             response = await super().answer_async(request)
-            self._log(request, response, started, facts)
+            self._finish(request, response, started, facts)
             return response
 
     def after(self, request: Request, response: HttpResponseBase) -> None:
@@ -104,11 +106,28 @@ class RequestIdMiddleware(Middleware):
             request_id=request.request_id, correlation_id=request.correlation_id
         )
 
-    def _log(self, request: Request, response: HttpResponseBase, started: float, facts: Mapping[str, object]) -> None:
-        """One line. The query string stays out: it may hold what somebody asked."""
+    def _finish(
+        self, request: Request, response: HttpResponseBase, started: float, facts: Mapping[str, object]
+    ) -> None:
+        """Write the line: now, or once a stream has ended or was broken off, of which each server tells by closing."""
         match = request.resolver_match
         if match is not None and match.route:
             tracing.name_request(request.method or "", f"/{match.route}")
+        if not response.streaming:
+            self._log(request, response, started, facts)
+            return
+        # Whoever sends and closes it does so when the ids are bound no more.
+        context = copy_context()
+
+        @cache  # what is closed twice, or closes itself while it is being closed, still has one line
+        def write() -> None:
+            context.copy().run(self._log, request, response, started, facts)
+
+        response.request_context = context  # type: ignore[attr-defined]
+        response._resource_closers.append(write)  # type: ignore[attr-defined]
+
+    def _log(self, request: Request, response: HttpResponseBase, started: float, facts: Mapping[str, object]) -> None:
+        """One line. The query string stays out: it may hold what somebody asked."""
         write = log.error if response.status_code >= 500 else log.info
         line = {
             "method": request.method,

@@ -78,7 +78,9 @@ class OneThreadHandler(ASGIHandler):
         """Send what a response yields, for as long as somebody listens."""
         if isinstance(response, FileResponse):
             response.block_size = self.chunk_size  # the server cuts it as it likes
-        sending = asyncio.ensure_future(self.send_response(response, send))
+        # What a stream does is the request's: its ids stand on every line, and what it notes on the request's own.
+        context = getattr(response, "request_context", None)
+        sending = asyncio.get_running_loop().create_task(self.send_response(response, send), context=context)
         leaving = asyncio.ensure_future(self.listen_for_disconnect(receive))
         try:
             await asyncio.wait([sending, leaving], return_when=asyncio.FIRST_COMPLETED)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from django.contrib.auth.decorators import login_not_required
 from django.db import OperationalError, connection
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.urls import include, path
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -14,6 +16,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from ops.access import Access, requires
+from ops.contracts.facts import note
 from ops.contracts.principal import Scope
 from ops.contracts.problems import Conflict, TooManyRequests
 
@@ -90,6 +93,17 @@ def open_page(request: HttpRequest) -> HttpResponse:
     return HttpResponse("open")
 
 
+@requires(GET=Access.ANYBODY)
+def slow_stream(request: HttpRequest) -> StreamingHttpResponse:
+    def parts() -> Iterator[bytes]:
+        yield b"one "
+        time.sleep(0.05)
+        yield b"two"
+
+    note(collection="papers")
+    return StreamingHttpResponse(parts())
+
+
 @login_not_required
 def sign_in(request: HttpRequest) -> HttpResponse:
     return HttpResponse("sign in")
@@ -111,6 +125,7 @@ urlpatterns = [
     path("page/faulty/<fault>/", faulty_page),
     path("page/forgotten/", forgotten_page),
     path("page/open/", open_page),
+    path("page/stream/", slow_stream),
     path("page/sign-in/", sign_in, name="sign-in"),
     path("", include("ops.api.urls")),
 ]

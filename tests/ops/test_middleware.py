@@ -5,8 +5,10 @@ import json
 import logging
 import uuid
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
+import structlog
 from django.contrib.auth.models import Group, User
 from django.test import AsyncClient, Client
 from pytest_django import DjangoAssertNumQueries
@@ -24,6 +26,10 @@ def assert_problem(response: object, status: int) -> dict[str, object]:
     assert body["status"] == status
     assert body["request_id"] == response.headers["X-Request-ID"]  # type: ignore[attr-defined]
     return body
+
+
+def request_lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    return [cast(dict[str, Any], record.msg) for record in caplog.records if record.name == "zenglow.request"]
 
 
 class TestRequestId:
@@ -52,6 +58,41 @@ class TestRequestId:
         assert lines[0]["request_id"] == response.headers["X-Request-ID"]
         assert (lines[0]["path"], lines[0]["status"]) == ("/rag/echo", 200)
         assert "somebody" not in str(lines)
+
+    def test_the_line_of_a_stream_is_written_once_it_has_ended_with_all_the_time_that_it_took(
+        self, keys_off: None, local: Client, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.INFO):
+            response = local.get("/page/stream/")
+            assert request_lines(caplog) == []
+            assert response.getvalue() == b"one two"  # type: ignore[attr-defined]
+            response.close()
+        (line,) = request_lines(caplog)
+        assert line["request_id"] == line["correlation_id"] == response.headers["X-Request-ID"]
+        assert (line["path"], line["status"], line["collection"]) == ("/page/stream/", 200, "papers")
+        assert line["duration_ms"] >= 50
+        assert structlog.contextvars.get_contextvars() == {}
+
+    def test_the_line_of_a_stream_that_is_broken_off_is_written_then(
+        self, keys_off: None, local: Client, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.INFO):
+            response = local.get("/page/stream/")
+            assert next(iter(response)) == b"one "
+            assert request_lines(caplog) == []
+            response.close()
+        (line,) = request_lines(caplog)
+        assert line["request_id"] == response.headers["X-Request-ID"]
+
+    def test_streams_that_are_sent_at_the_same_time_keep_their_own_ids(
+        self, keys_off: None, local: Client, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.INFO):
+            first, second = (local.get("/page/stream/") for _ in range(2))
+            second.close()
+            first.close()
+        written = [line["request_id"] for line in request_lines(caplog)]
+        assert written == [second.headers["X-Request-ID"], first.headers["X-Request-ID"]]
 
     async def test_it_works_under_asgi_and_keeps_concurrent_requests_apart(self, settings: Settings) -> None:
         settings.ENABLE_API_KEYS = False

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable
+from typing import Any, cast
 
 import pytest
+import structlog
 from asgiref.testing import ApplicationCommunicator
 from django.core.signals import request_finished, request_started
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.urls import path
 from pytest_django.fixtures import Settings
 
+from ops.contracts.facts import note
 from tests.patience import PATIENCE_S
 from zenglow_site.handler import OneThreadHandler
 
@@ -65,6 +69,16 @@ def endless(request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(parts())
 
 
+def noting(request: HttpRequest) -> StreamingHttpResponse:
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"one "
+        await asyncio.sleep(0)
+        note(noted_by=structlog.contextvars.get_contextvars()["request_id"])
+        yield b"two"
+
+    return StreamingHttpResponse(parts())
+
+
 def broken(request: HttpRequest) -> HttpResponse:
     raise ValueError("no")
 
@@ -74,6 +88,7 @@ urlpatterns = [
     path("loop", on_the_loop),
     path("stream", stream),
     path("endless", endless),
+    path("noting", noting),
     path("broken", broken),
 ]
 
@@ -156,6 +171,39 @@ async def test_an_async_view_runs_on_the_event_loop(handler: OneThreadHandler) -
 
 async def test_what_is_streamed_asynchronously_arrives(handler: OneThreadHandler) -> None:
     assert await ask(handler, "/stream") == (200, b"one two")
+
+
+async def test_what_a_stream_notes_stands_on_the_line_of_its_request(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.MIDDLEWARE = ["ops.middleware.RequestIdMiddleware"]
+    with caplog.at_level(logging.INFO):
+        await asyncio.gather(*(ask(OneThreadHandler(), "/noting") for _ in range(3)))
+    lines = request_lines(caplog)
+    assert len({line["request_id"] for line in lines}) == len(lines) == 3
+    assert [line["noted_by"] for line in lines] == [line["request_id"] for line in lines]
+
+
+async def test_the_line_of_a_stream_is_written_once_when_whoever_listened_has_left(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.MIDDLEWARE = ["ops.middleware.RequestIdMiddleware"]
+    scope = {"type": "http", "method": "GET", "path": "/endless", "headers": [], "query_string": b""}
+    communicator = ApplicationCommunicator(OneThreadHandler(), scope)
+    with caplog.at_level(logging.INFO):
+        await communicator.send_input({"type": "http.request"})
+        assert (await communicator.receive_output(PATIENCE_S))["status"] == 200
+        assert (await communicator.receive_output(PATIENCE_S))["body"] == b"more "
+        assert request_lines(caplog) == []
+        await communicator.send_input({"type": "http.disconnect"})
+        await communicator.wait(PATIENCE_S)
+    (line,) = request_lines(caplog)
+    assert (line["path"], line["status"]) == ("/endless", 200)
+    assert line["request_id"] == line["correlation_id"]
+
+
+def request_lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    return [cast(dict[str, Any], record.msg) for record in caplog.records if record.name == "zenglow.request"]
 
 
 @pytest.mark.parametrize(("address", "status"), [("/broken", 500), ("/nowhere", 404)])
