@@ -25,7 +25,7 @@ from django.utils.safestring import SafeString
 
 from ops.admin import LatestRows, ReadOnlyAdmin, principal_of
 from ops.contracts.problems import Problem
-from rag import collections, query_log, tasks
+from rag import collections, erasure, tasks
 from rag.ann import configs as ann_configs
 from rag.ann.describe import how, state_of
 from rag.evaluation import stored
@@ -471,11 +471,11 @@ class QueryLogAdmin(ReadOnlyAdmin):
     )
     readonly_fields = fields
 
-    @admin.action(description="Erase everything that these askers asked", permissions=("erase",))
+    @admin.action(description="Erase everything that these askers wrote, conversations too", permissions=("erase",))
     def erase_askers(self, request: HttpRequest, queryset: QuerySet[QueryLog]) -> None:
         for asked_by in sorted(set(queryset.values_list("asked_by", flat=True))):
-            erased = query_log.erase(asked_by, principal_of(request))
-            self.message_user(request, f"Erased {erased} searches of {asked_by}.")
+            erased = erasure.erase(asked_by, principal_of(request))
+            self.message_user(request, f"Erased {erasure.in_words(erased)} of {asked_by}.")
 
     def has_erase_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("rag.delete_querylog")

@@ -1,7 +1,8 @@
 """The query log: what was asked, and which passages were shown at which place. Feedback refers to it.
 
-Only a keyed hash of the text identifies a query elsewhere (logs, traces, the performance store). The text itself is
-kept here alone, as ``RAG_QUERY_LOG`` says: ``scrubbed`` of personal data, ``clear``, or with no row at all (``off``).
+Only a keyed hash of the text identifies a query in logs, traces and the performance store. Of a search the text itself
+is kept here, as ``RAG_QUERY_LOG`` says: ``scrubbed`` of personal data, ``clear``, or with no row at all (``off``).
+Where else people's words are kept, `rag.erasure` knows.
 """
 
 from __future__ import annotations
@@ -22,21 +23,17 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from models_registry.routing import Arm
-from ops.audit import record
-from ops.contracts.audit import declare_action
 from ops.contracts.facts import note
 from ops.contracts.principal import Principal, PrincipalKind
 from ops.instrumentation.batch import BatchWriter
 from ops.instrumentation.performance import PerformanceRow, record_query
 from ops.scrub import scrub
-from rag.models import Feedback, QueryLog
+from rag.models import QueryLog
 from rag.pipeline.body import Body, Shown
 from rag.pipeline.query import SearchRequest
 from rag.pipeline.snapshot import PipelineSnapshot, Resolved
 
 logger = logging.getLogger(__name__)
-
-ERASE = declare_action("query_log.erase", "Everything that somebody asked is gone from the query log.")
 
 BUFFER_SEARCHES = 2_000
 """A search with 10 impressions takes about 4 kB here."""
@@ -156,22 +153,6 @@ def purge(now: datetime) -> int:
 def flush() -> None:
     """Write what this process has not written yet, on this thread's connection."""
     _writer().flush()
-
-
-def erase(asked_by: str, principal: Principal) -> int:
-    """Delete everything that is stored of what one asker asked and was shown; how many searches that were.
-
-    What the asker said of passages goes as well: it repeats the query.
-    ``asked_by`` is a `Principal.log_name`: ``user:7``, ``key:abcdefghij`` or ``anonymous``. What a process has not
-    written yet (see `OPS_PERFORMANCE_FLUSH_INTERVAL_MS`) is not reached.
-    """
-    _writer().flush()
-    with transaction.atomic():
-        _, by_model = QueryLog.objects.filter(asked_by=asked_by).delete()
-        erased = by_model.get(QueryLog._meta.label, 0)
-        feedback, _ = Feedback.objects.filter(by=asked_by).delete()
-        record(principal, ERASE, asked_by, {"searches": erased, "feedback": feedback})
-    return erased
 
 
 def _key_prefix(principal: Principal) -> str | None:

@@ -22,8 +22,19 @@ from ops.contracts.problems import NotFound, Unavailable
 from ops.instrumentation.performance import performance_writer
 from ops.instrumentation.snapshot import SNAPSHOT
 from ops.models import AuditEvent, QueryPerformance
-from rag import query_log, tasks
-from rag.models import Collection, Feedback, FeedbackKind, Impression, QueryLog
+from rag import erasure, feedback, query_log, tasks
+from rag.chat import conversations
+from rag.models import (
+    Collection,
+    Conversation,
+    Feedback,
+    FeedbackKind,
+    Impression,
+    JudgedQuery,
+    Message,
+    Preference,
+    QueryLog,
+)
 from rag.pipeline import search as pipeline
 from rag.pipeline.search import SearchRequest, search
 from rag.query_log import query_hmac
@@ -185,6 +196,28 @@ class TestQueryLog:
         assert query_log.purge(timezone.now() + timedelta(days=1000)) == 5
 
 
+NOTHING = dict.fromkeys(("searches", "judged_queries", "feedback", "preferences", "messages", "conversations"), 0)
+OF_NOTHING_ELSE = "0 judged queries, 0 feedback, 0 preferences, 0 messages, 0 conversations"
+ONE_SEARCH = f"1 searches, {OF_NOTHING_ELSE}"
+TWO_SEARCHES = f"2 searches, {OF_NOTHING_ELSE}"
+
+
+def compare_answers(principal: Principal, question: str) -> Conversation:
+    """A conversation with two answers to one question, and a verdict on them."""
+    panes = {"left": "extractive", "right": "extractive"}
+    conversation = conversations.ask(principal, question, panes, collection="logged").conversation
+    conversations.vote(conversation, 1, "tie", principal)
+    return conversation
+
+
+def judge_first(query: str, principal: Principal) -> None:
+    """Grade the first passage that a search shows, which makes a judged query of what was asked."""
+    answer = ask(query, principal)
+    flush()
+    given = feedback.Given(UUID(answer["request_id"]), answer["results"][0]["chunk_id"], FeedbackKind.JUDGEMENT, 3)
+    feedback.give(given, principal)
+
+
 class TestErasing:
     @pytest.fixture
     def askers(self, collection: Collection) -> list[User]:
@@ -206,7 +239,8 @@ class TestErasing:
                 **said, **place, request_id=log.pk, query=log.query, query_hmac=log.query_hmac, by=log.asked_by
             )
         ask(principal=replace(person("kim"), user_id=askers[0].pk))
-        assert query_log.erase(f"user:{askers[0].pk}", SYSTEM) == 3  # what still waits to be written included
+        erased = erasure.erase(f"user:{askers[0].pk}", SYSTEM)
+        assert erased["searches"] == 3  # what still waits to be written included
         assert set(QueryLog.objects.values_list("asked_by", flat=True)) == {
             *(f"user:{askers[1].pk}", "key:abc123", "anonymous")
         }
@@ -215,10 +249,48 @@ class TestErasing:
         assert (event.actor, event.target, event.details) == (
             "system",
             f"user:{askers[0].pk}",
-            {"searches": 3, "feedback": 2},
+            NOTHING | {"searches": 3, "feedback": 2},
         )
         assert Feedback.objects.get().by == f"user:{askers[1].pk}"
         assert User.objects.filter(pk=askers[0].pk).exists()
+
+    def test_what_a_person_said_in_conversations_goes_and_the_conversations_of_others_stay(
+        self, askers: list[User]
+    ) -> None:
+        kim, lee = (replace(person(user.username), user_id=user.pk) for user in askers)
+        compare_answers(kim, "Is my hive sick?")
+        kept = compare_answers(lee, "How do bees dance?")
+        spoken = NOTHING | {"searches": 2, "preferences": 1, "messages": 3, "conversations": 1}
+        flush()
+        assert erasure.count(kim.log_name) == spoken
+        assert erasure.erase(kim.log_name, SYSTEM) == spoken
+        assert erasure.count(kim.log_name) == NOTHING
+        assert Conversation.objects.get() == kept
+        assert (Message.objects.count(), Preference.objects.get().question) == (3, "How do bees dance?")
+        assert AuditEvent.objects.get(action="query_log.erase").details == spoken
+
+    def test_queries_judged_by_a_persons_feedback_go_unless_somebody_else_asked_and_judged_the_same(
+        self, collection: Collection
+    ) -> None:
+        kim, lee = (
+            replace(
+                person(user.username, scopes=(Scope.QUERY, Scope.FEEDBACK)),
+                user_id=user.pk,
+            )
+            for user in (User.objects.create_user(name) for name in ("kim", "lee"))
+        )
+        judge_first("is my hive sick", kim)
+        for principal in (kim, lee):
+            judge_first("bees", principal)
+        JudgedQuery.objects.create(collection=collection, query_id="q1", text="is my hive sick")  # of a test collection
+        feedback.judge(collection, SYSTEM)
+        assert set(JudgedQuery.objects.values_list("text", flat=True)) == {"is my hive sick", "bees"}
+        erased = erasure.erase(kim.log_name, SYSTEM)
+        assert (erased["judged_queries"], erased["feedback"]) == (1, 2)
+        left = set(JudgedQuery.objects.values_list("query_id", "text"))
+        assert left == {("q1", "is my hive sick"), (feedback.query_id_of("bees"), "bees")}
+        assert erasure.erase(lee.log_name, SYSTEM)["judged_queries"] == 1
+        assert JudgedQuery.objects.get().query_id == "q1"
 
     @pytest.mark.parametrize(
         ("arguments", "gone"), [(("--key", "abc123"), "key:abc123"), (("--anonymous",), "anonymous")]
@@ -228,10 +300,10 @@ class TestErasing:
     ) -> None:
         flush()
         call_command("querylog", "erase", *arguments, "--dry-run")
-        assert capsys.readouterr().out == f"1 searches of {gone} would be erased.\n"
+        assert capsys.readouterr().out == f"{ONE_SEARCH} of {gone} would be erased.\n"
         assert QueryLog.objects.count() == 5
         call_command("querylog", "erase", *arguments)
-        assert capsys.readouterr().out == f"1 searches of {gone} erased.\n"
+        assert capsys.readouterr().out == f"{ONE_SEARCH} of {gone} erased.\n"
         assert gone not in set(QueryLog.objects.values_list("asked_by", flat=True))
 
     def test_a_command_lists_who_asked_and_erases_a_person_by_name(
@@ -241,7 +313,7 @@ class TestErasing:
         call_command("querylog", "list")
         assert f"user:{askers[0].pk}" in capsys.readouterr().out
         call_command("querylog", "erase", "--user", "kim")
-        assert capsys.readouterr().out == f"2 searches of user:{askers[0].pk} erased.\n"
+        assert capsys.readouterr().out == f"{TWO_SEARCHES} of user:{askers[0].pk} erased.\n"
         call_command("querylog", "purge")
         assert capsys.readouterr().out == "0 searches purged.\n"
         with pytest.raises(CommandError, match="There is no user 'nobody'") as refusal:
@@ -255,7 +327,7 @@ class TestErasing:
         response = admin_client.post(
             "/admin/rag/querylog/", {"action": "erase_askers", "_selected_action": [str(picked.pk)]}, follow=True
         )
-        assert f"Erased 2 searches of user:{askers[0].pk}." in response.content.decode()
+        assert f"Erased {TWO_SEARCHES} of user:{askers[0].pk}." in response.content.decode()
         assert QueryLog.objects.count() == 3
 
 

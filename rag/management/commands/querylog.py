@@ -12,22 +12,24 @@ from rich.table import Table
 
 from ops.contracts.principal import SYSTEM
 from ops.terminal import console
-from rag import query_log
+from rag import erasure, query_log
 from rag.models import QueryLog
 
 
 class Command(BaseCommand):
-    help = "List who is in the query log, erase everything that one of them asked, or purge what is too old."
+    help = "List who is in the query log, erase everything that one of them wrote, or purge what is too old."
 
     def add_arguments(self, parser: CommandParser) -> None:
         commands = parser.add_subparsers(dest="command", required=True)
         commands.add_parser("list", help="who asked how many searches, since when")
-        erase = commands.add_parser("erase", help="delete what one user, one key or everybody unknown asked")
+        erase = commands.add_parser(
+            "erase", help="delete what one user, one key or everybody unknown wrote: searches, conversations, feedback"
+        )
         who = erase.add_mutually_exclusive_group(required=True)
         who.add_argument("--user", metavar="NAME", help="a user's name")
         who.add_argument("--key", metavar="PREFIX", help="the public prefix of an API key")
         who.add_argument("--anonymous", action="store_true", help="what was asked without a key or an account")
-        erase.add_argument("--dry-run", action="store_true", help="only say how much there is")
+        erase.add_argument("--dry-run", action="store_true", help="only say how much there is of each kind")
         commands.add_parser("purge", help="delete what is older than RAG_QUERY_LOG_RETENTION_DAYS, as the worker does")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -55,10 +57,9 @@ class Command(BaseCommand):
 
     def _erase(self, asked_by: str, *, dry_run: bool) -> None:
         if dry_run:
-            count = QueryLog.objects.filter(asked_by=asked_by).count()
-            self.stdout.write(f"{count} searches of {asked_by} would be erased.")
+            self.stdout.write(f"{erasure.in_words(erasure.count(asked_by))} of {asked_by} would be erased.")
             return
-        self.stdout.write(f"{query_log.erase(asked_by, SYSTEM)} searches of {asked_by} erased.")
+        self.stdout.write(f"{erasure.in_words(erasure.erase(asked_by, SYSTEM))} of {asked_by} erased.")
 
 
 def _asker(options: dict[str, Any]) -> str:
