@@ -13,6 +13,7 @@ from ops.contracts.problems import Conflict, InvalidRequest, NotFound, Problem, 
 from ops.sockets.consumer import SocketConsumer
 from ops.sockets.handshake import charge_socket
 from ops.sockets.threads import in_thread
+from rag.api.answers import ANSWER_COST
 from rag.models import Collection
 from voice import opus, protocol, sessions
 from voice.engines.contracts import Style
@@ -134,9 +135,9 @@ class VoiceConsumer(SocketConsumer):
         return await sessions.begin(self.principal, options, in_thread, self._charge), False
 
     def _charge(self) -> None:
-        """What a question costs, however it is asked. Blocks. Raises `TooManyRequests`."""
+        """What an answer costs, however it is asked for. Blocks. Raises `TooManyRequests`."""
         if settings.RATE_LIMITS:
-            charge_socket(self.principal, cast(Any, self.scope), 1.0)
+            charge_socket(self.principal, cast(Any, self.scope), ANSWER_COST)
 
     def _pay(self) -> None:
         """Keep a flood of small messages from this socket: no look at Redis for each of them."""

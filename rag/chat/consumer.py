@@ -20,9 +20,9 @@ from ops.sockets.handshake import charge_socket
 from ops.sockets.threads import in_thread
 from rag.answers import relay
 from rag.answers.contracts import Answer, AnswerRequest
+from rag.api.answers import ANSWER_COST
 from rag.chat import conversations
 
-ASK_COST = 5.0
 MOST_FOLLOWED = 8
 """Answers that one socket is told of at once."""
 
@@ -54,7 +54,9 @@ class ChatConsumer(SocketConsumer):
         if not isinstance(panes, dict) or not all(isinstance(one, str) for one in panes.values()):
             raise InvalidRequest("panes: an object of pane to agent.", errors={"panes": "An object of pane to agent."})
         if settings.RATE_LIMITS:
-            await in_thread(charge_socket)(self.principal, self._facts, ASK_COST * max(len(panes), 1) - 1)
+            # The message itself has paid its part.
+            cost = ANSWER_COST * max(len(panes), 1) - self.message_cost
+            await in_thread(charge_socket)(self.principal, self._facts, cost)
         if len(self._followed) + len(panes) > MOST_FOLLOWED:
             raise TooManyRequests("Wait for the answers that are being written.", retry_after_s=5)
         relay.ensure_room()

@@ -17,9 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ops.contracts.principal import Scope
 from ops.contracts.problems import Conflict, InvalidRequest
+from ops.limits.policy import DEFAULT_COST
 from rag import feedback
 from rag.answers import service as answers
 from rag.answers.contracts import AnswerRequest
+from rag.api.answers import ANSWER_COST
 from rag.api.documents.serializers import DocumentTextSerializer, text_offer
 from rag.ingest import service
 from rag.mcp import resources
@@ -34,7 +36,7 @@ DOCUMENT_CHARACTERS = 20_000
 LONGEST_READ = 200_000
 ADD_COST = 4.0
 """With the request itself as much as ``POST /rag/documents``."""
-ASK_COST = 4.0
+ASK_COST = ANSWER_COST - DEFAULT_COST
 """With the request itself as much as ``POST /rag/query``."""
 
 Scalar = str | int | float | bool | None

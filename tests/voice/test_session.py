@@ -13,9 +13,12 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from pytest_django.fixtures import Settings
 
 from ops import keys
-from ops.contracts.principal import LOOPBACK, SYSTEM, Scope
+from ops.contracts.principal import LOOPBACK, SYSTEM, Principal, PrincipalKind, Scope
 from ops.contracts.stage import trace_stages
 from ops.instrumentation.snapshot import SNAPSHOT
+from ops.limits.buckets import take
+from ops.limits.policy import buckets_of
+from rag.api.answers import ANSWER_COST
 from rag.chat import conversations
 from rag.models import Conversation
 from tests.ops.sockets.test_sockets import outcome
@@ -184,6 +187,43 @@ async def test_a_key_without_voice_opens_none(runbook: None, settings: Settings)
     settings.ENABLE_API_KEYS = True
     key = await sync_to_async(lambda: keys.create_key("test", [Scope.QUERY], actor=SYSTEM).text)()
     assert await outcome({"x-api-key": key}, where="/ws/voice") == 4403
+
+
+@pytest.fixture
+async def limited(runbook: None, settings: Settings) -> dict[str, str]:
+    """The header of a key whose bucket hardly refills."""
+    settings.ENABLE_API_KEYS = settings.RATE_LIMITS = True
+    settings.OPS_RATE_LIMIT_KEY_PER_S, settings.OPS_RATE_LIMIT_IP_BURST = 1e-6, 1000
+    made = await sync_to_async(lambda: keys.create_key("limited", [Scope.VOICE, Scope.QUERY], actor=SYSTEM))()
+    return {"x-api-key": made.text}
+
+
+async def test_a_spoken_question_is_refused_to_whom_has_less_left_than_an_answer_costs(
+    limited: dict[str, str], settings: Settings
+) -> None:
+    settings.OPS_RATE_LIMIT_KEY_BURST = int(ANSWER_COST)  # of which opening the socket takes 1
+    async with talking(limited) as talker:
+        await talker.start()
+        await talker.say(pcm_of("slow-queries"))
+        refusal = await talker.next_of("error", "answer.delta")
+        assert refusal["type"] == "error"
+        assert refusal["detail"].startswith("Too many requests of this API key.")
+    await sessions.end_all()
+
+
+async def test_an_answer_on_the_socket_draws_what_one_over_http_costs(
+    limited: dict[str, str], settings: Settings
+) -> None:
+    settings.OPS_RATE_LIMIT_KEY_BURST = 1 + int(ANSWER_COST) + 2
+    async with talking(limited) as talker:
+        await talker.start()
+        await talker.tell("input.text", text="What are slow queries?")
+        assert (await talker.next_of("error", "answer.delta"))["type"] == "answer.delta"
+        key = limited["x-api-key"].split("_")[1]
+        principal = Principal(PrincipalKind.API_KEY, key, frozenset())
+        left = await sync_to_async(lambda: take(buckets_of(principal, ""), 1).levels[0].left)()
+        assert left == pytest.approx(1, abs=0.01)
+    await sessions.end_all()
 
 
 async def test_a_session_of_somebody_who_lost_the_right_ends_at_once(runbook: None, settings: Settings) -> None:
