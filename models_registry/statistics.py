@@ -77,7 +77,10 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a window says of a subject. Rates are per second of the window; ``batch_size`` is a mean."""
+    """What a window says of a subject. Rates are per second of the window; ``batch_size`` is a mean.
+
+    ``tokens_per_s``: tokens that the model read and wrote, together.
+    """
 
     window_s: float
     calls: int
@@ -103,7 +106,7 @@ def observe(observation: Observation) -> None:
 
 def observe_model_call(call: ModelCall) -> None:
     """A sink of `ops.contracts.model_calls`. The duration of a call that failed is not counted: it says nothing."""
-    counts = {"calls": 1, "items": call.items, "tokens": call.tokens}
+    counts = {"calls": 1, "items": call.items, "tokens": call.tokens + call.output_tokens}
     if call.batch_size:
         counts |= {"batches": 1, "batched": call.batch_size}
     if call.error:

@@ -116,4 +116,9 @@ def _spans(request: ExportTraceServiceRequest) -> Iterator[Span]:
 
 
 def _values(attributes: Any) -> dict[str, Any]:
-    return {one.key: getattr(one.value, one.value.WhichOneof("value") or "string_value") for one in attributes}
+    return {one.key: _value(one.value) for one in attributes}
+
+
+def _value(value: Any) -> Any:
+    kind = value.WhichOneof("value") or "string_value"
+    return [_value(one) for one in value.array_value.values] if kind == "array_value" else getattr(value, kind)

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 
 logger = logging.getLogger(__name__)
 
+OWN = "zenglow"
+"""The provider of models that run in our own processes."""
+
 
 @dataclass(slots=True)
 class ModelCall:
@@ -30,8 +33,19 @@ class ModelCall:
     """Texts, candidates, …: what the call was asked to work on."""
     tokens: int = 0
     """The model's own tokens of its input, truncated as the model truncates; 0 where there are none."""
+    output_tokens: int = 0
+    """The model's own tokens of what it wrote; 0 where it writes nothing, or does not tell."""
     batch_size: int = 0
     """Items that the model worked on at once, of other callers included; 0 where that is not known."""
+    provider: str = OWN
+    """Whose model it is, by the semantic conventions where they have a name: ``openai`` of any server that speaks its
+    protocol; ``ollama`` they do not have."""
+    temperature: float | None = None
+    """As it was asked for; ``None`` of a model that takes none."""
+    max_tokens: int | None = None
+    """The most tokens that it was asked to write; ``None`` of a model that writes none."""
+    finish_reason: str = ""
+    """Why a model that writes ended: ``stop``, ``length``, ``tool_calls``; empty where it did not come to that."""
     error: str = ""
     """Name of the exception that ended the call; empty when it went well."""
     started_at_ns: int = 0
@@ -72,9 +86,27 @@ def trace_calls(open_span: CallSpan | None) -> None:
 
 
 @contextmanager
-def model_call(kind: str, model: str, operation: str = "", *, items: int = 0) -> Iterator[ModelCall]:
+def model_call(
+    kind: str,
+    model: str,
+    operation: str = "",
+    *,
+    items: int = 0,
+    provider: str = OWN,
+    temperature: float | None = None,
+    max_tokens: int | None = None,
+) -> Iterator[ModelCall]:
     """Time a call. One that raises is handed on as well, with its `ModelCall.error`."""
-    call = ModelCall(kind, model, operation, items=items, started_at_ns=time.time_ns())
+    call = ModelCall(
+        kind,
+        model,
+        operation,
+        items=items,
+        provider=provider,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        started_at_ns=time.time_ns(),
+    )
     started = time.perf_counter()
     try:
         with (None if _open_span is None else _open_span(call)) or nullcontext():

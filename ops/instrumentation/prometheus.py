@@ -25,7 +25,10 @@ MODEL_ITEMS = declare_counter(
     "zenglow_model_items", "Texts, candidates, … that a model version worked on.", ("kind", "model", "operation")
 )
 MODEL_TOKENS = declare_counter(
-    "zenglow_model_tokens", "The model's own tokens of what it worked on.", ("kind", "model", "operation")
+    "zenglow_model_tokens", "The model's own tokens of what it read and wrote.", ("kind", "model", "operation")
+)
+MODEL_OUTPUT_TOKENS = declare_counter(
+    "zenglow_model_output_tokens", "Those of the model's tokens that it wrote.", ("kind", "model", "operation")
 )
 
 MOST_MODELS = 64
@@ -56,8 +59,10 @@ def observe_model_call(call: ModelCall) -> None:
         MODEL_CALL_ERRORS.labels(*labels).inc()
     if call.items:
         MODEL_ITEMS.labels(*labels).inc(call.items)
-    if call.tokens:
-        MODEL_TOKENS.labels(*labels).inc(call.tokens)
+    if call.tokens or call.output_tokens:
+        MODEL_TOKENS.labels(*labels).inc(call.tokens + call.output_tokens)
+    if call.output_tokens:
+        MODEL_OUTPUT_TOKENS.labels(*labels).inc(call.output_tokens)
 
 
 def _model_label(model: str) -> str:

@@ -74,13 +74,20 @@ class OpenTelemetry:
     def _call_span(self, call: ModelCall) -> Iterator[None]:
         """By the semantic conventions for generative AI, whose names are those of all model calls here."""
         operation = _OPERATIONS.get(call.kind, call.operation or call.kind)
-        attributes = {
+        # A server's model is asked for by the server's own name; ours goes by the provider too, as "ollama/mistral".
+        prefix = f"{call.provider}/"
+        name = call.name.removeprefix(prefix)
+        attributes: dict[str, str | int | float] = {
             "gen_ai.operation.name": operation,
-            "gen_ai.provider.name": "zenglow",
-            "gen_ai.request.model": call.name,
-            "gen_ai.response.model": call.model,
+            "gen_ai.provider.name": call.provider,
+            "gen_ai.request.model": name,
+            "gen_ai.response.model": call.model.removeprefix(prefix),
         }
-        with self._tracer.start_as_current_span(f"{operation} {call.name}", attributes=attributes) as span:
+        if call.temperature is not None:
+            attributes["gen_ai.request.temperature"] = call.temperature
+        if call.max_tokens is not None:
+            attributes["gen_ai.request.max_tokens"] = call.max_tokens
+        with self._tracer.start_as_current_span(f"{operation} {name}", attributes=attributes) as span:
             try:
                 yield
             except Exception as error:
@@ -89,6 +96,10 @@ class OpenTelemetry:
             finally:
                 if call.tokens:
                     span.set_attribute("gen_ai.usage.input_tokens", call.tokens)
+                if call.output_tokens:
+                    span.set_attribute("gen_ai.usage.output_tokens", call.output_tokens)
+                if call.finish_reason:
+                    span.set_attribute("gen_ai.response.finish_reasons", [call.finish_reason])
                 span.set_attributes({"zenglow.model.kind": call.kind, "zenglow.model.items": call.items})
                 if call.batch_size:
                     span.set_attribute("zenglow.model.batch_size", call.batch_size)

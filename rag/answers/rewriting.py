@@ -14,11 +14,12 @@ from contextlib import aclosing
 
 from django.conf import settings
 
-from ops.contracts.model_calls import model_call
+from ops.contracts.model_calls import ModelCall
 from ops.contracts.stage import stage
 from rag.answers.agents import AgentView
-from rag.answers.backends.base import BackendError, Generation, Message
+from rag.answers.backends.base import Backend, BackendError, Generation, Message
 from rag.answers.backends.registry import backend_of, is_configured, is_left_alone
+from rag.answers.calls import generation_call, note_end
 from rag.answers.condense import standalone
 from rag.answers.contracts import EXTRACTIVE, AnswerRequest, Turn
 from rag.answers.prompt import MAX_TURN_CHARACTERS
@@ -50,8 +51,9 @@ def standalone_query(request: AnswerRequest, agent: AgentView) -> str:
     if model == EXTRACTIVE:
         return by_rules
     try:
-        with stage("condense"), model_call("llm", model, "condense", items=1):
-            written = asyncio.run(_write(model, request))
+        backend, generation = backend_of(model), _generation(model, request)
+        with stage("condense"), generation_call(model, "condense", backend, generation) as call:
+            written = asyncio.run(_write(backend, generation, call))
     except (BackendError, TimeoutError) as error:
         logger.warning("A follow-up is condensed by rules, as %s did not: %s", model, error or "too slow")
         return by_rules
@@ -75,16 +77,23 @@ def _first_ready(agent: AgentView) -> str:
     return EXTRACTIVE
 
 
-async def _write(model: str, request: AnswerRequest) -> str:
-    """Raises `BackendError` and `TimeoutError`."""
-    generation = Generation(
+def _generation(model: str, request: AnswerRequest) -> Generation:
+    return Generation(
         model=model.partition("/")[2],
         messages=(Message("system", RULES), Message("user", _asked(request.history, request.query))),
         max_tokens=MAX_TOKENS,
         temperature=0.0,
     )
-    async with asyncio.timeout(PATIENCE_S), aclosing(backend_of(model).stream(generation)) as pieces:
-        return "".join([piece.text async for piece in pieces])
+
+
+async def _write(backend: Backend, generation: Generation, call: ModelCall) -> str:
+    """Raises `BackendError` and `TimeoutError`."""
+    parts: list[str] = []
+    async with asyncio.timeout(PATIENCE_S), aclosing(backend.stream(generation)) as pieces:
+        async for piece in pieces:
+            parts.append(piece.text)
+            note_end(call, piece)
+    return "".join(parts)
 
 
 def _asked(history: Sequence[Turn], query: str) -> str:

@@ -15,7 +15,6 @@ from channels.db import database_sync_to_async
 from django.conf import settings
 
 from ops.contracts.metrics import declare_counter, declare_latency
-from ops.contracts.model_calls import model_call
 from ops.contracts.principal import Principal
 from ops.contracts.problems import InvalidRequest, Problem, Unavailable
 from ops.contracts.stage import stage
@@ -24,6 +23,7 @@ from rag.answers import agents, context, prompt
 from rag.answers.agents import AgentView
 from rag.answers.backends.base import BackendError, Generation, Piece
 from rag.answers.backends.registry import backend_of
+from rag.answers.calls import generation_call, note_end
 from rag.answers.citations import CitationParser, Cited, Text, locate
 from rag.answers.contracts import (
     Answer,
@@ -279,13 +279,14 @@ async def _write_by(model: str, prepared: Prepared, draft: Draft) -> AsyncGenera
     backend = backend_of(model)
     generation = await _generation(model, prepared)
     parser = CitationParser(frozenset(passage.number for passage in prepared.passages))
-    with model_call("llm", model, "generate", items=1) as call:
+    with generation_call(model, "generate", backend, generation) as call:
         try:
             async with aclosing(backend.stream(generation)) as pieces:
                 async for piece in pieces:
                     if piece.finish_reason is not None:
                         draft.finish_reason = piece.finish_reason
                         draft.usage = piece.usage
+                    note_end(call, piece)
                     for event in _events_of(piece, parser, prepared, draft):
                         yield event
             for found in parser.finish():
@@ -293,8 +294,6 @@ async def _write_by(model: str, prepared: Prepared, draft: Draft) -> AsyncGenera
                     yield event
         finally:
             draft.removed += parser.removed
-        if draft.usage is not None:
-            call.tokens = draft.usage.prompt_tokens + draft.usage.completion_tokens
 
 
 def _events_of(piece: Piece, parser: CitationParser, prepared: Prepared, draft: Draft) -> list[AnswerEvent]:

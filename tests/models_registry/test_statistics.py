@@ -62,7 +62,7 @@ class TestSketch:
 class TestWindows:
     def test_calls_are_counted_in_every_window_with_their_items_tokens_and_durations(self) -> None:
         for duration_ms in range(1, 101):
-            observe_model_call(call(duration_ms=float(duration_ms), items=2, tokens=10, batch_size=4))
+            observe_model_call(call(duration_ms=float(duration_ms), items=2, tokens=7, output_tokens=3, batch_size=4))
         observe_model_call(call(duration_ms=1e6, error="EmbeddingError"))
         statistics.recorder().flush()
         found = statistics.figures_by_window([model_subject("embedder", "mini@1")])[model_subject("embedder", "mini@1")]

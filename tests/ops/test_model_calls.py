@@ -44,6 +44,15 @@ def test_a_call_says_who_was_called_and_for_what(heard: list[ModelCall]) -> None
     assert before <= found.started_at_ns <= time.time_ns()
 
 
+def test_a_call_is_of_our_own_model_unless_it_says_whose(heard: list[ModelCall]) -> None:
+    with model_call("embedder", "mini@1"):
+        pass
+    with model_call("llm", "ollama/mistral:7b", provider="ollama", temperature=0.0, max_tokens=400):
+        pass
+    told = [(call.provider, call.temperature, call.max_tokens) for call in heard]
+    assert told == [("zenglow", None, None), ("ollama", 0.0, 400)]
+
+
 def test_a_model_without_a_version_has_a_name_alone(heard: list[ModelCall]) -> None:
     with model_call("ltr", "simple"):
         pass
@@ -77,6 +86,13 @@ def test_prometheus_counts_calls_errors_items_and_tokens() -> None:
     assert REGISTRY.get_sample_value("zenglow_model_call_errors_total", labels) == 1
     assert REGISTRY.get_sample_value("zenglow_model_items_total", labels) == 60
     assert REGISTRY.get_sample_value("zenglow_model_tokens_total", labels) == 10
+
+
+def test_prometheus_counts_what_a_model_wrote_among_its_tokens_and_by_itself() -> None:
+    labels = {"kind": "llm", "model": "ollama/counted", "operation": "generate"}
+    prometheus.observe_model_call(ModelCall("llm", "ollama/counted", "generate", tokens=200, output_tokens=6))
+    assert REGISTRY.get_sample_value("zenglow_model_tokens_total", labels) == 206
+    assert REGISTRY.get_sample_value("zenglow_model_output_tokens_total", labels) == 6
 
 
 def test_however_many_models_there_were_prometheus_has_a_bounded_number_of_labels(

@@ -203,8 +203,10 @@ from ops.contracts.stage import stage
 endpoint, target = sys.argv[1:]
 assert tracing.start(load({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}), "command")
 assert tracing.current_ids() == {}
-with stage("generation"), model_call("llm", "mistral@7", "answer", items=1) as call:
-    call.tokens = 12
+with stage("generation"), model_call(
+    "llm", "ollama/mistral:7b", "answer", items=1, provider="ollama", temperature=0.0, max_tokens=400
+) as call:
+    call.tokens, call.output_tokens, call.finish_reason = 12, 5, "length"
     httpx.get(target, params={"q": "what somebody asked"})
     print(tracing.current_ids()["trace_id"])
 tracing.stop()
@@ -238,17 +240,24 @@ def test_a_call_of_another_server_carries_our_context_and_is_below_its_model_and
     assert done.returncode == 0, done.stderr
     spans = {span.name: span for span in collected.spans}
     assert len(spans) == len(collected.spans) == 3
-    stage_span, call, request = spans["stage generation"], spans["chat mistral"], spans["GET"]
+    stage_span, call, request = spans["stage generation"], spans["chat mistral:7b"], spans["GET"]
     assert {one.trace_id for one in spans.values()} == {done.stdout.strip()}
     assert (stage_span.parent_id, call.parent_id, request.parent_id) == ("", stage_span.span_id, call.span_id)
     *ids, flags = seen[0]["traceparent"].split("-")
     assert (ids, int(flags, 16) & 1) == (["00", request.trace_id, request.span_id], 1)
     assert request.attributes["url.full"] == target
     assert request.attributes["http.response.status_code"] == 204
-    assert call.attributes["gen_ai.operation.name"] == "chat"
-    assert call.attributes["gen_ai.request.model"] == "mistral"
-    assert call.attributes["gen_ai.response.model"] == "mistral@7"
-    assert call.attributes["gen_ai.usage.input_tokens"] == 12
+    assert {name: value for name, value in call.attributes.items() if name.startswith("gen_ai.")} == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "ollama",
+        "gen_ai.request.model": "mistral:7b",
+        "gen_ai.response.model": "mistral:7b",
+        "gen_ai.request.temperature": 0.0,
+        "gen_ai.request.max_tokens": 400,
+        "gen_ai.response.finish_reasons": ["length"],
+        "gen_ai.usage.input_tokens": 12,
+        "gen_ai.usage.output_tokens": 5,
+    }
     assert call.resource["zenglow.role"] == "command"
 
 

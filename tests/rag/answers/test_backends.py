@@ -14,6 +14,8 @@ import openai
 import pytest
 from django.core.management import CommandError, call_command
 
+from ops.contracts import model_calls
+from ops.contracts.model_calls import ModelCall
 from rag.answers import service
 from rag.answers.backends import http, tokens
 from rag.answers.backends.base import (
@@ -345,6 +347,49 @@ def test_an_agent_falls_back_in_its_order_and_says_who_answered(server: ModelSer
     without = ask()
     assert (without.model, len(without.fallbacks)) == ("extractive", 2)
     assert without.text.startswith("Oxalic acid in winter kills the mites")
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[ModelCall]:
+    """The calls of models that write."""
+    calls: list[ModelCall] = []
+    monkeypatch.setattr(model_calls, "_sinks", [lambda call: calls.append(call) if call.kind == "llm" else None])
+    return calls
+
+
+@pytest.mark.django_db
+@in_bees
+def test_a_call_tells_whose_model_it_is_how_it_was_asked_and_what_it_read_and_wrote(
+    server: ModelServer, written: list[ModelCall]
+) -> None:
+    ask(max_tokens=50, temperature=0.0)
+    (call,) = written
+    assert (call.model, call.provider, call.operation) == ("ollama/mistral:7b", "ollama", "generate")
+    assert (call.temperature, call.max_tokens, call.finish_reason) == (0.0, 50, "stop")
+    assert (call.tokens, call.output_tokens) == (200, len(server.words))
+
+
+@pytest.mark.django_db
+@in_bees
+def test_a_server_that_speaks_the_protocol_of_openai_goes_by_that_name(
+    server: ModelServer, settings: Any, written: list[ModelCall]
+) -> None:
+    settings.REGISTRY_OPENAI_URLS = (server.url + "/v1",)
+    ask()
+    assert [(call.model, call.provider, call.tokens > call.output_tokens > 0) for call in written] == [
+        ("openai/none", "openai", True)
+    ]
+
+
+@pytest.mark.django_db
+@in_bees
+def test_a_call_that_failed_has_no_reason_to_end_and_the_extractive_answerer_is_our_own(
+    server: ModelServer, written: list[ModelCall]
+) -> None:
+    server.fault = "500"
+    ask()
+    told = [(call.provider, call.error, call.finish_reason) for call in written]
+    assert told == [("ollama", "BackendUnavailableError", ""), ("zenglow", "", "stop")]
 
 
 @pytest.mark.django_db

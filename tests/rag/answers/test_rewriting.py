@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from ops.contracts import model_calls
+from ops.contracts.model_calls import ModelCall
 from rag.answers import rewriting, service
 from rag.answers.backends.http import breaker_of
 from rag.answers.contracts import AnswerRequest, Turn
@@ -44,6 +46,19 @@ def test_the_answer_is_made_of_what_the_models_question_finds(server: ModelServe
     assert (answer.query, answer.standalone_query) == ("And in summer?", BY_MODEL)
     assert answer.timings_ms["condense_ms"] > 0
     assert "And in summer?" in server.asked[-1]["messages"][-1]["content"], "the person's own words are answered"
+
+
+def test_its_call_tells_how_the_model_was_asked_and_what_it_read_and_wrote(
+    server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[ModelCall] = []
+    monkeypatch.setattr(model_calls, "_sinks", [lambda call: calls.append(call) if call.kind == "llm" else None])
+    server.replies = [[BY_MODEL]]
+    searched_for()
+    (call,) = calls
+    assert (call.model, call.provider, call.operation) == ("ollama/mistral:7b", "ollama", "condense")
+    assert (call.temperature, call.max_tokens, call.finish_reason) == (0.0, rewriting.MAX_TOKENS, "stop")
+    assert call.tokens > call.output_tokens > 0
 
 
 @pytest.mark.parametrize("fault", ["500", "cut", "garbage", "404"])
