@@ -11,6 +11,7 @@ from django.db import connection
 
 from ops.contracts.problems import InvalidRequest
 from ops.contracts.stage import PIPELINE_STAGES
+from ops.instrumentation.performance import VOICE_MODE
 from ops.instrumentation.snapshot import CACHE_STATES
 
 
@@ -98,12 +99,12 @@ def _stages(chosen: Range, since: int) -> Sequence[tuple[int, str, int, int, flo
 
 
 def _caches(chosen: Range, since: int) -> Sequence[tuple[int, str, int]]:
-    parameters: Any = (chosen.step, since)  # psycopg takes an interval
+    parameters: Any = (chosen.step, since, VOICE_MODE)  # psycopg takes an interval
     with connection.cursor() as cursor:
         cursor.execute(
             """
             SELECT extract(epoch FROM date_bin(%s, occurred_at, 'epoch'))::bigint, cache, count(*)
-            FROM query_performance WHERE occurred_at >= to_timestamp(%s) GROUP BY 1, 2
+            FROM query_performance WHERE occurred_at >= to_timestamp(%s) AND mode <> %s GROUP BY 1, 2
             """,
             parameters,
         )

@@ -10,7 +10,7 @@ from django.utils import timezone
 from ops.contracts.metrics import declare_counter, declare_gauge, declare_latency
 from ops.contracts.principal import Principal, PrincipalKind
 from ops.contracts.stage import begun_stage
-from ops.instrumentation.performance import PerformanceRow, performance_writer
+from ops.instrumentation.performance import VOICE_MODE, PerformanceRow, performance_writer
 from rag.query_log import query_hmac
 
 SESSIONS = declare_gauge("zenglow_voice_sessions", "Voice sessions, those included that wait for a lost connection.")
@@ -26,7 +26,7 @@ TURN_LATENCY = declare_latency(
 def record_turn(
     *, request_id: str, text: str, collection: str, principal: Principal, timings_ms: dict[str, float], failed: bool
 ) -> None:
-    """One row of ``query_performance``, of mode ``voice``, beside that of the search with the same request id."""
+    """One row of ``query_performance``, of `VOICE_MODE`, beside that of the search with the same request id."""
     performance_writer().add(
         PerformanceRow(
             occurred_at=timezone.now(),
@@ -34,7 +34,7 @@ def record_turn(
             query_hmac=query_hmac(text),
             collection=collection,
             variant="stable",
-            mode="voice",
+            mode=VOICE_MODE,
             cache="none",
             status=503 if failed else 200,
             timings_ms=timings_ms,

@@ -13,7 +13,7 @@ from django.db import connection
 
 from ops.contracts.measures import Labels, Measure, register_measure
 from ops.instrumentation.histogram import BUCKETS, percentile
-from ops.instrumentation.performance import TIMED_STAGES
+from ops.instrumentation.performance import TIMED_STAGES, VOICE_MODE
 from ops.performance.report import TOTAL_STAGE
 from ops.queues import queues
 
@@ -138,12 +138,12 @@ def _counted(
     statement = f"""
         SELECT date_bin(%(step)s, occurred_at, %(start)s), count(*), count(*) FILTER (WHERE {condition})
         FROM query_performance
-        WHERE occurred_at >= %(start)s AND occurred_at < %(end)s
+        WHERE occurred_at >= %(start)s AND occurred_at < %(end)s AND mode <> %(voice)s
           AND (%(variant)s::text IS NULL OR variant = %(variant)s)
           AND (%(collection)s::text IS NULL OR collection = %(collection)s)
         GROUP BY 1 ORDER BY 1
     """  # noqa: S608  (one of the two conditions above)
-    parameters: dict[str, Any] = {"start": start, "end": end, "step": step}
+    parameters: dict[str, Any] = {"start": start, "end": end, "step": step, "voice": VOICE_MODE}
     parameters |= {name: labels.get(name) for name in ("variant", "collection")}
     with connection.cursor() as cursor:
         cursor.execute(statement, parameters)

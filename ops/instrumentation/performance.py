@@ -21,6 +21,10 @@ from ops.instrumentation.snapshot import SNAPSHOT
 TIMED_STAGES = ("embed", "retrieval", "feature", "ltr", "fusion", "pipeline", "generation", "stt", "tts")
 """The stages with a column ``<stage>_ms`` of their own."""
 
+VOICE_MODE = "voice"
+"""The ``mode`` of a row that only adds the times of speech to the row of a search with the same request id. It is no
+query of its own: whoever counts queries leaves it out."""
+
 
 class PerformanceRow(NamedTuple):
     """How one query went. No text: ``query_hmac`` is its keyed hash in hexadecimal digits.

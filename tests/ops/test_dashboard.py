@@ -17,7 +17,7 @@ from ops.contracts.principal import Scope
 from ops.contracts.problems import InvalidRequest
 from ops.history import RANGES, history
 from ops.instrumentation.histogram import RELATIVE_ERROR
-from ops.instrumentation.performance import PerformanceRow, performance_writer, record_query
+from ops.instrumentation.performance import VOICE_MODE, PerformanceRow, performance_writer, record_query
 from ops.models import AlertSeverity
 
 pytestmark = pytest.mark.django_db
@@ -56,6 +56,27 @@ class TestHistory:
         assert list(past["stages"]) == ["embed", "pipeline"]
         assert past["stages"]["pipeline"]["p95_ms"][12] == pytest.approx(10, rel=RELATIVE_ERROR)
         assert past["stages"]["pipeline"]["p95_ms"][11] is None
+
+    def test_a_spoken_question_is_one_query_and_its_times_of_speech_are_drawn(self) -> None:
+        at = NOW - timedelta(minutes=2)
+        request_id = ask(at, cache="full")
+        speech = PerformanceRow(
+            occurred_at=at,
+            request_id=request_id,
+            query_hmac="0" * 64,
+            collection="default",
+            variant="stable",
+            mode=VOICE_MODE,
+            cache="none",
+            status=200,
+            timings_ms={"stt_ms": 200.0, "tts_ms": 90.0},
+        )
+        performance_writer().add(speech)
+        performance_writer().flush()
+        past = history("15m", NOW)
+        assert {state: column[12] for state, column in past["cache"].items()} == {"full": 1, "feature": 0, "none": 0}
+        assert past["queries"][12] == 1
+        assert {"stt", "tts"} <= set(past["stages"])
 
     @pytest.mark.parametrize("name", RANGES)
     def test_every_range_counts_what_lies_in_it_and_nothing_else(self, name: str) -> None:

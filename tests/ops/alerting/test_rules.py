@@ -23,6 +23,7 @@ from ops.contracts import measures
 from ops.contracts.measures import Measure, register_measure
 from ops.contracts.principal import SYSTEM
 from ops.contracts.problems import Conflict, Unprocessable
+from ops.instrumentation.performance import VOICE_MODE
 from ops.models import AlertEvent, AlertRule, AlertState, AuditEvent
 from tests.ops.performance.rows import row, write
 
@@ -215,6 +216,19 @@ class TestMeasures:
             assert measure.history is not None
             found = measure.history({}, timedelta(minutes=5), NOW, NOW, INTERVAL)
             assert found == [(NOW, pytest.approx(share))]
+
+    def test_the_row_that_adds_the_times_of_speech_to_a_search_is_no_query_in_any_share(self) -> None:
+        at, speech = NOW - timedelta(minutes=1), {"stt_ms": 200.0, "tts_ms": 90.0}
+        write(row(occurred_at=at, status=status, cache="full") for status in [200] * 3 + [503])
+        write(row(occurred_at=at, mode=VOICE_MODE, timings_ms=speech) for _ in range(4))
+        for name in ("cache_hit_rate", "error_rate"):
+            assert measures.measures()[name].read({}, NOW, timedelta(minutes=5)) is None  # four queries are too few
+        write([row(occurred_at=at, cache="none")])
+        for name, share in (("cache_hit_rate", 0.8), ("error_rate", 0.2)):
+            measure = measures.measures()[name]
+            assert measure.read({}, NOW, timedelta(minutes=5)) == pytest.approx(share)
+            assert measure.history is not None
+            assert measure.history({}, timedelta(minutes=5), NOW, NOW, INTERVAL) == [(NOW, pytest.approx(share))]
 
     def test_the_disk_and_what_is_indexed_can_be_read(self) -> None:
         for name in ("disk_used", "index_failures", "models_failed"):
