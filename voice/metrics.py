@@ -1,13 +1,15 @@
-"""What is counted of voice, and the row of a turn in the performance store."""
+"""What is counted of voice and of its engines' calls, and the row of a turn in the performance store."""
 
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 from django.utils import timezone
 
 from ops.contracts.metrics import declare_counter, declare_gauge, declare_latency
+from ops.contracts.model_calls import begun_call
 from ops.contracts.principal import Principal, PrincipalKind
 from ops.contracts.stage import begun_stage
 from ops.instrumentation.performance import VOICE_MODE, PerformanceRow, performance_writer
@@ -43,9 +45,34 @@ def record_turn(
     )
 
 
-def end_stage(stage: begun_stage, future: Future[Any]) -> None:
-    """An engine's stage ends with its future; it counts unless it was cancelled."""
-    if future.cancelled():
-        stage.end(counts=False)
-    else:
-        stage.end(future.exception())
+OPERATIONS = {"stt": "transcribe", "tts": "speak"}
+
+
+class EngineCall:
+    """An engine begins to work now: a stage, and a call of its model within it. ``label`` is that of
+    `voice.installed.Heard` or `voice.installed.Spoken`.
+    """
+
+    def __init__(self, kind: Literal["stt", "tts"], label: str) -> None:
+        self._stage = begun_stage(kind)
+        self._call = self._stage.run(partial(begun_call, kind, model_of(label), OPERATIONS[kind], items=1))
+
+    def end(self, error: BaseException | None = None, *, counts: bool = True) -> None:
+        """Once, on any thread. ``counts=False``: it was given up."""
+        self._call.end(error, counts=counts)
+        self._stage.end(error, counts=counts)
+
+    def end_with(self, future: Future[Any]) -> None:
+        """It ends with the engine's future, and counts unless that is cancelled."""
+        future.add_done_callback(self._ended)
+
+    def _ended(self, future: Future[Any]) -> None:
+        if future.cancelled():
+            self.end(counts=False)
+        else:
+            self.end(future.exception())
+
+
+def model_of(label: str) -> str:
+    """``name@number`` in the label of an engine, which may go on with whose place it takes."""
+    return label.partition(", ")[0]

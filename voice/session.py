@@ -680,9 +680,9 @@ class VoiceSession:
         if stretch is not None and stretch.recognition is not None:
             stretch.is_open = False
             stretch.vad.end(counts=False)
-            hearing = begun_stage("stt")
+            hearing = metrics.EngineCall("stt", self.parts.labels["stt"])
             future = stretch.recognition.finish()
-            future.add_done_callback(partial(metrics.end_stage, hearing))
+            hearing.end_with(future)
             future.add_done_callback(lambda done: self._post_from_thread(self._finished, stretch, done))
 
     def _take_up_vocabulary(self, now_ms: float) -> None:
@@ -1002,7 +1002,7 @@ class VoiceSession:
         line.turn.speaking_since_ms = line.turn.speaking_since_ms or self.now_ms()
         holder: list[Utterance] = []
         rest = bytearray()
-        speaking = begun_stage("tts")
+        speaking = metrics.EngineCall("tts", self.parts.labels["tts"])
         size = 2 * (self.parts.speak.sample_rate_hz * OUT_FRAME_MS // 1000)
 
         def take(pcm: bytes) -> None:
@@ -1012,7 +1012,6 @@ class VoiceSession:
                 del rest[:size]
 
         def done(future: Future[None]) -> None:
-            metrics.end_stage(speaking, future)
             self._post_from_thread(self._spoken, line, bytes(rest), future)
 
         try:
@@ -1023,6 +1022,7 @@ class VoiceSession:
             await self._error("tts-failed", str(error))
             return
         self._making = (line, holder[0])
+        speaking.end_with(holder[0].done)
         holder[0].done.add_done_callback(done)
 
     def _sounded(self, line: Line, pcm: bytes) -> None:

@@ -7,19 +7,19 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 from django.conf import settings
 
 from models_registry.models import GLOBAL_SCOPE
+from ops.contracts.model_calls import model_call
 from ops.contracts.principal import Principal
 from ops.contracts.problems import InvalidRequest, NotFound, Unavailable, Unprocessable
-from ops.contracts.stage import begun_stage, stage
+from ops.contracts.stage import stage
 from rag.models import Collection
 from voice import installed, sounds
 from voice.engines.contracts import EngineBusyError, EngineError, Style
-from voice.metrics import end_stage
+from voice.metrics import OPERATIONS, EngineCall, model_of
 from voice.sentences import Sentences
 from voice.spoken_text import spoken
 from voice.vocabulary.service import vocabulary_for
@@ -53,7 +53,7 @@ def listen(data: bytes, collection: str | None, principal: Principal) -> dict[st
         recognition = heard.engine.start(
             lambda transcript: None, vocabulary_for(collection, heard.engine.vocabulary_kind) if collection else None
         )
-        with stage("stt"):
+        with stage("stt"), model_call("stt", model_of(heard.label), OPERATIONS["stt"], items=1):
             recognition.feed(pcm)
             transcript = recognition.finish().result(PATIENCE_S)
     except EngineBusyError as error:
@@ -79,7 +79,7 @@ def speak(text: str, *, voice: str, style: Style) -> Speech:
     lines = [part for part in parts if part]
     if not lines:
         raise Unprocessable("Nothing of this text can be said aloud.")
-    pieces = _pieces(said.engine, lines, voice, style)
+    pieces = _pieces(said, lines, voice, style)
     return Speech(" ".join(lines), said.engine.sample_rate_hz, pieces)
 
 
@@ -89,13 +89,13 @@ def as_file(speech: Speech, kind: str) -> bytes:
     return sounds.wav_of(pcm, speech.rate_hz) if kind == "wav" else sounds.opus_of(pcm, speech.rate_hz)
 
 
-def _pieces(engine: Any, lines: list[str], voice: str, style: Style) -> Iterator[bytes]:
+def _pieces(said: installed.Spoken, lines: list[str], voice: str, style: Style) -> Iterator[bytes]:
     for line in lines:
         made: queue.SimpleQueue[bytes | Future[None]] = queue.SimpleQueue()
-        speaking = begun_stage("tts")
+        speaking = EngineCall("tts", said.label)
         try:
-            utterance = engine.speak(line, made.put, style=style, voice=voice)
-            utterance.done.add_done_callback(partial(end_stage, speaking))
+            utterance = said.engine.speak(line, made.put, style=style, voice=voice)
+            speaking.end_with(utterance.done)
             utterance.done.add_done_callback(made.put)
             while isinstance(piece := made.get(timeout=PATIENCE_S), bytes):
                 yield piece

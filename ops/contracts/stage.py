@@ -14,8 +14,10 @@ from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from time import perf_counter
 from types import TracebackType
+from typing import TypeVar
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 PIPELINE_STAGES = ("embed", "retrieval", "feature", "ltr", "fusion", "pipeline")
 """The stages of one query, in the order they run; ``pipeline`` contains the others."""
@@ -122,6 +124,10 @@ class begun_stage:  # noqa: N801  (beside `stage`)
         if self._span is not None:
             self._context.run(self._span.__enter__)
         self._started = perf_counter()
+
+    def run(self, work: Callable[[], T]) -> T:
+        """What ``work`` returns; spans that it opens are below the stage's."""
+        return self._context.run(work)
 
     def end(self, error: BaseException | None = None, *, counts: bool = True) -> None:
         """``counts=False``: it was given up, or its time is counted by other means, and no sink hears of it."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 
@@ -7,7 +8,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from ops.contracts import model_calls
-from ops.contracts.model_calls import ModelCall, model_call, register_call_sink
+from ops.contracts.model_calls import ModelCall, begun_call, model_call, register_call_sink
 from ops.instrumentation import prometheus
 
 
@@ -63,6 +64,19 @@ def test_a_call_that_raises_is_heard_with_its_error_and_raises_on(heard: list[Mo
     with pytest.raises(ZeroDivisionError), model_call("ltr", "trees@1"):
         raise ZeroDivisionError
     assert heard[0].error == "ZeroDivisionError"
+
+
+def test_a_call_that_ends_on_another_thread_is_heard_unless_it_was_given_up(heard: list[ModelCall]) -> None:
+    went_well, failed, given_up = (begun_call("tts", "voice@2", "speak", items=1) for _ in range(3))
+    assert heard == []
+    for end in (went_well.end, lambda: failed.end(ValueError("no voice")), lambda: given_up.end(counts=False)):
+        thread = threading.Thread(target=end)
+        thread.start()
+        thread.join()
+    assert [(call.kind, call.model, call.operation, call.items, call.error) for call in heard] == [
+        ("tts", "voice@2", "speak", 1, ""),
+        ("tts", "voice@2", "speak", 1, "ValueError"),
+    ]
 
 
 def test_a_sink_that_raises_breaks_no_call_and_no_other_sink(

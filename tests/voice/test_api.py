@@ -9,13 +9,15 @@ import pytest
 from django.test import Client
 from pytest_django.fixtures import Settings
 
+from ops.contracts import model_calls
+from ops.contracts.model_calls import ModelCall
 from ops.contracts.principal import SYSTEM
 from rag.ingest.plan import Offer
 from rag.ingest.service import process_batch, start_run
 from rag.models import Collection
 from tests.voice.sounds import SPOKEN, pcm_of, tone
 from tests.voice.test_sounds import KINDS, encoded
-from voice import installed, sounds
+from voice import installed, metrics, sounds
 from voice.engines.contracts import BYTES_PER_MS
 
 pytestmark = pytest.mark.django_db
@@ -51,6 +53,21 @@ def test_it_says_a_text_as_wav_opus_and_as_a_stream(local: Client) -> None:
     media, pcm = say(audio="pcm", voice="en-gb", manner="teaching")
     assert media == "audio/L16;rate=22050;channels=1"
     assert len(pcm) > 22_050
+
+
+def test_hearing_and_speaking_are_calls_of_their_models(local: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[ModelCall] = []
+    monkeypatch.setattr(model_calls, "_sinks", [calls.append])
+    assert local.post("/leonardo/speak", {"text": "Wait."}, "application/json").getvalue()
+    heard = local.post("/leonardo/listen", QUESTION, "audio/wav").json()
+    spoke, listened = calls
+    assert (spoke.kind, spoke.name, spoke.operation, spoke.items, spoke.error) == ("tts", "espeak-ng", "speak", 1, "")
+    assert (listened.kind, listened.model, listened.operation) == ("stt", heard["engine"], "transcribe")
+    assert listened.duration_ms > 0
+
+
+def test_an_engine_that_takes_anothers_place_is_called_by_its_own_version() -> None:
+    assert metrics.model_of("pocketsphinx@1, as whisper@2 can't be used") == "pocketsphinx@1"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from pytest_django.fixtures import Settings
 
 from ops import keys
+from ops.contracts.model_calls import ModelCall, trace_calls
 from ops.contracts.principal import LOOPBACK, SYSTEM, Principal, PrincipalKind, Scope
 from ops.contracts.stage import trace_stages
 from ops.instrumentation.snapshot import SNAPSHOT
@@ -293,7 +295,11 @@ async def test_its_stages_are_spans_of_the_sockets_trace(runbook: None) -> None:
 
         return call
 
+    def open_call(call: ModelCall) -> AbstractContextManager[object]:
+        return tracer.start_as_current_span(f"call {call.kind}")
+
     trace_stages(tracer.start_as_current_span)
+    trace_calls(open_call)
     try:
         async with talking(around=traced) as talker:
             await talker.start()
@@ -302,10 +308,16 @@ async def test_its_stages_are_spans_of_the_sockets_trace(runbook: None) -> None:
         await sessions.end_all()
     finally:
         trace_stages(None)
+        trace_calls(None)
     spans = {span.name: span for span in exporter.get_finished_spans()}
     assert {"socket", "vad", "stt", "embed", "generation", "tts"} <= set(spans)
     traces = {name: span.context.trace_id for name, span in spans.items() if span.context is not None}
     assert [name for name in traces if traces[name] != traces["socket"]] == []
+    ids = {span.context.span_id: span.name for span in exporter.get_finished_spans() if span.context is not None}
+    for kind in ("stt", "tts"):
+        parent = spans[f"call {kind}"].parent
+        assert parent is not None
+        assert ids[parent.span_id] == kind
 
 
 async def test_sound_may_be_opus_in_both_directions(talker: Talker) -> None:
