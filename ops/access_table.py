@@ -1,4 +1,5 @@
-"""Every route × everybody: what ``docs/reference/access.md`` shows and ``tests/ops/test_access_table.py`` tries out."""
+"""Every route × everybody: what ``docs/reference/access.md`` shows. ``tests/ops/test_access_table.py`` tries out HTTP,
+``tests/ops/sockets/test_access.py`` the websockets."""
 
 from __future__ import annotations
 
