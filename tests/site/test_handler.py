@@ -17,7 +17,7 @@ from django.urls import path
 from pytest_django.fixtures import Settings
 
 from ops.contracts.facts import note
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, eventually
 from zenglow_site.handler import OneThreadHandler
 
 seen: list[int] = []
@@ -149,6 +149,8 @@ async def test_a_request_begins_and_ends_on_that_thread(
 async def test_the_thread_serves_the_next_request(handler: OneThreadHandler) -> None:
     for _ in range(3):
         await ask(handler, "/plain")
+        # A thread is free a moment after its answer is sent; a request in between would take another.
+        await asyncio.to_thread(eventually, lambda: handler._threads._idle_semaphore._value > 0)
     assert len(seen) == 21
     assert len({*seen}) == 1
 
