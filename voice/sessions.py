@@ -80,8 +80,10 @@ async def begin(
 
 def find(token: str, principal: Principal) -> VoiceSession:
     """The session that waits for its connection to come back. Raises `NotFound`."""
+    told = token.encode()  # the comparison takes texts of ASCII alone, and a client may send any
     for session in _sessions:
-        if hmac.compare_digest(session.token, token) and _same(session.principal, principal) and not session.is_over:
+        is_it = hmac.compare_digest(session.token.encode(), told)
+        if is_it and _same(session.principal, principal) and not session.is_over:
             return session
     raise NotFound("That session is over. Begin a new one.")
 

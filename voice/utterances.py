@@ -95,7 +95,13 @@ def _pieces(said: installed.Spoken, lines: list[str], voice: str, style: Style) 
         speaking = EngineCall("tts", said.label)
         try:
             utterance = said.engine.speak(line, made.put, style=style, voice=voice)
-            speaking.end_with(utterance.done)
+        except Exception as error:
+            speaking.end(error)
+            if isinstance(error, EngineError):
+                raise Unavailable(f"It could not be spoken: {error}", retry_after_s=5) from error
+            raise
+        speaking.end_with(utterance.done)
+        try:
             utterance.done.add_done_callback(made.put)
             while isinstance(piece := made.get(timeout=PATIENCE_S), bytes):
                 yield piece

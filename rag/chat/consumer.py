@@ -23,6 +23,14 @@ from rag.answers.contracts import Answer, AnswerRequest
 from rag.api.answers import ANSWER_COST
 from rag.chat import conversations
 
+INCOMING: Mapping[str, tuple[str, ...]] = {
+    "ask": ("panes", "question", "collection", "conversation", "turn", "reference"),
+    "stop": ("answer",),
+    "follow": ("answer", "after"),
+    "ping": (),
+}
+"""What a client may send: each type with its fields."""
+
 MOST_FOLLOWED = 8
 """Answers that one socket is told of at once."""
 
@@ -47,7 +55,8 @@ class ChatConsumer(SocketConsumer):
             case "ping":
                 await self.send_json({"type": "pong"})
             case _:
-                raise InvalidRequest("type: 'ask', 'stop', 'follow' or 'ping'.")
+                *others, last = map(repr, INCOMING)
+                raise InvalidRequest(f"type: {', '.join(others)} or {last}.")
 
     async def _ask(self, content: dict[str, Any]) -> None:
         panes = content.get("panes")

@@ -28,6 +28,8 @@ UNSHARE = declare_action("conversation.unshare", "A conversation can't be read b
 DELETE = declare_action("conversation.delete", "A conversation is gone.")
 
 TITLE_CHARACTERS = 80
+NAME_CHARACTERS = 64
+"""How long the name of a collection or an agent may be, which a conversation keeps whether or not there is one."""
 HISTORY_TURNS = 6
 PAGE = 100
 WITHHELD = "This answer rests on documents that you may not read."
@@ -82,6 +84,10 @@ def ask(
     if not question.strip() or len(question) > settings.RAG_QUERY_MAX_CHARACTERS or "\x00" in question:
         fault = f"From 1 to {settings.RAG_QUERY_MAX_CHARACTERS} characters."
         raise InvalidRequest(f"question: {fault}", errors={"question": fault})
+    for name, value in (("collection", collection), *(("panes", agent) for agent in agents.values())):
+        if len(value) > NAME_CHARACTERS or "\x00" in value:
+            fault = f"Names of at most {NAME_CHARACTERS} characters."
+            raise InvalidRequest(f"{name}: {fault}", errors={name: fault})
     with transaction.atomic():
         if conversation_id is None:
             conversation = Conversation.objects.create(

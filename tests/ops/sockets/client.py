@@ -19,11 +19,16 @@ class Socket:
         self._communicator = communicator
 
     async def next(self) -> dict[str, Any]:
-        """The next message that the server sends; a close reads ``{"type": "closed", "code": …}``."""
+        """The next message that the server sends.
+
+        A close reads ``{"type": "closed", "code": …}``, and sound ``{"type": "bytes"}``.
+        """
         frame = await self._communicator.receive_output(PATIENCE_S)
         if frame["type"] == "websocket.close":
             return {"type": "closed", "code": frame.get("code")}
         assert frame["type"] == "websocket.send", frame
+        if frame.get("bytes") is not None:
+            return {"type": "bytes"}
         message: dict[str, Any] = json.loads(frame["text"])
         return message
 

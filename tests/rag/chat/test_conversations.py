@@ -140,10 +140,15 @@ def test_there_is_no_verdict_on_a_single_answer() -> None:
         conversations.vote(asked.conversation, 1, "best", ADA)
 
 
-@pytest.mark.parametrize(("question", "panes"), [(" ", {"left": ""}), ("Bees?", {}), ("Bees?", {"middle": ""})])
+@pytest.mark.parametrize(
+    ("question", "panes"),
+    [(" ", {"left": ""}), ("Bees?", {}), ("Bees?", {"middle": ""}), ("Bees?", {"left": "", "right": "x" * 65})],
+)
 def test_what_can_not_be_asked_leaves_nothing_behind(question: str, panes: dict[str, str]) -> None:
     with pytest.raises(InvalidRequest):
         conversations.ask(ADA, question, panes, collection="bees")
+    with pytest.raises(InvalidRequest):
+        conversations.ask(ADA, "Bees?", {"left": ""}, collection="b" * 65)
     assert not Conversation.objects.exists()
 
 
