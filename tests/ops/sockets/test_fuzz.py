@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import uuid
@@ -150,6 +151,9 @@ async def _nothing_goes_on() -> AsyncIterator[None]:
     keeper = relay._keepers.get(asyncio.get_running_loop())
     if keeper is not None and keeper._task is not None:
         await asyncio.wait({keeper._task})  # it closes its connection to Redis
+    # What followed an answer that nobody listened to any more closes its connection to Redis in its own time.
+    gc.collect()
+    await asyncio.get_running_loop().shutdown_asyncgens()
     await sync_to_async(installed.close_engines)()
     await sync_to_async(connections.close_all)()
 
