@@ -20,7 +20,7 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.utils import timezone
 
 from models_registry import weights
-from models_registry.models import GLOBAL_SCOPE
+from models_registry.models import GLOBAL_SCOPE, Deployment, Slot
 from ops import audit, doctor, keys
 from ops.alerts import raise_alert
 from ops.backup.service import CREATE_BACKUP
@@ -79,6 +79,18 @@ class TestBroken:
         one = trouble("weights")
         assert "hardly counts" in one.what
         assert one.next == "manage.py weights rollback"
+
+    @pytest.mark.usefixtures("live_models")
+    def test_weights_that_changed_lately_and_none_at_all(self) -> None:
+        live = Deployment.objects.filter(slot=Slot.WEIGHTS)
+        live.update(started_at=timezone.now() - timedelta(hours=25))
+        assert [one.level for one in found("weights")] == [Level.OK]
+        live.update(started_at=timezone.now() - timedelta(hours=23), by="user:ada")
+        (one,) = found("weights")
+        assert (one.level, one.next) == (Level.NOTE, "manage.py registry history --slot weights")
+        assert one.what.endswith(", changed by user:ada in the last day.")
+        live.delete()
+        assert trouble("weights") == Finding(Level.TROUBLE, "No fusion weights are live.", "manage.py seed")
 
     def test_a_key_in_other_hands(self) -> None:
         key = keys.create_key("wiki", [Scope.QUERY], actor=SYSTEM)
