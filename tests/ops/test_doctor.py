@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -10,15 +11,19 @@ import shutil
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import redis
 from django.conf import settings as django_settings
 from django.core.management import CommandError, call_command, get_commands, load_command_class
 from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
 from django.utils import timezone
+from pytest_django.fixtures import Settings
 
+import models_registry.diagnoses
+import rag.diagnoses
 from models_registry import weights
 from models_registry.models import GLOBAL_SCOPE, Deployment, Slot
 from ops import audit, doctor, keys
@@ -30,7 +35,9 @@ from ops.contracts.principal import SYSTEM, Scope
 from ops.gpu import Gpu
 from ops.models import AlertSeverity, AuditEvent
 from rag.models import AnnConfig, AnnState, Collection, EmbeddingSpace
+from tests.embedded.support import temporary_place
 from tests.ops.performance.rows import row, write
+from zenglow_site.embedded.redis import EmbeddedRedis
 
 pytestmark = pytest.mark.django_db
 
@@ -103,6 +110,36 @@ class TestBroken:
     def test_an_open_alert(self) -> None:
         raise_alert("ranker-broken-x", AlertSeverity.CRITICAL, "The ranker x@1 can't be used")
         assert trouble("alerts").what == "ranker-broken-x: The ranker x@1 can't be used"
+
+    def test_a_transaction_that_stays_open(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(doctor, "LONG_QUERY", timedelta(0))
+        with connection.copy().temporary_connection() as other:
+            other.execute("BEGIN")
+            (one,) = [one for one in found("postgresql") if "transaction" in one.what]
+            assert (one.level, one.next) == (Level.TROUBLE, "manage.py dbshell")
+            other.execute("ROLLBACK")
+
+    def test_connections_that_are_nearly_all_taken(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        said = found("postgresql")
+        assert "are taken" not in " ".join(one.what for one in said)
+        used, _, most = said[0].what.split()[:3]
+        monkeypatch.setattr(doctor, "BUSY", (int(used) - 5) / int(most))
+        assert trouble("postgresql").what.endswith(f" of {most} connections are taken.")
+
+    def test_a_redis_that_is_nearly_full(self, settings: Settings) -> None:
+        with temporary_place() as place:
+            own = EmbeddedRedis(place / "redis", elsewhere=place / "elsewhere", short_base=place)
+            own.ensure()
+            settings.CACHES = {"default": {**settings.CACHES["default"], "LOCATION": own.url(0)}}
+            with redis.Redis.from_url(own.url(0)) as client:
+                used = int(client.info("memory")["used_memory"])
+                client.config_set("maxmemory", 10 * used)
+                assert [one.level for one in found("redis")] == [Level.OK]
+                client.config_set("maxmemory", int(1.02 * used))
+                _, full = found("redis")
+            own.stop()
+        assert (full.level, full.next) == (Level.NOTE, "manage.py config show")
+        assert full.what.endswith("of Redis's memory is in use.")
 
     def test_an_index_that_is_not_valid(self) -> None:
         with connection.cursor() as cursor:
@@ -223,6 +260,35 @@ PLACEHOLDERS = {"COLLECTION": "docs", "PREFIX": "abc", "NAME@1": "ltr@1", "NAME"
 def commands_in(text: str) -> list[list[str]]:
     lines = re.findall(r"manage\.py ([a-z][^`\n]*)", text)
     return [[PLACEHOLDERS.get(word, word) for word in shlex.split(line)] for line in lines]
+
+
+def printed_commands() -> list[list[str]]:
+    """What doctor's findings name as the next command, read from where they are made."""
+    found: list[list[str]] = []
+    for module in (doctor, models_registry.diagnoses, rag.diagnoses):
+        nodes = list(ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8"))))
+        composed = {part for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
+        for node in nodes:
+            if node not in composed and isinstance(node, ast.JoinedStr | ast.Constant):
+                text = "".join(map(filled_in, node.values if isinstance(node, ast.JoinedStr) else [node]))
+                if text.startswith("manage.py "):
+                    found.append(shlex.split(text)[1:])
+    return found
+
+
+FILLED_IN = {"where": " --collection docs", "live.slot": "ltr"}
+
+
+def filled_in(part: ast.expr) -> str:
+    if isinstance(part, ast.FormattedValue):
+        return FILLED_IN.get(ast.unparse(part.value), "x")
+    return str(cast(ast.Constant, part).value)
+
+
+@pytest.mark.parametrize("command", printed_commands(), ids=" ".join)
+def test_every_command_that_doctor_prints_can_be_called(command: list[str]) -> None:
+    name, *arguments = command
+    load_command_class(get_commands()[name], name).create_parser("manage.py", name).parse_args(arguments)
 
 
 RUNBOOKS = sorted((ROOT / "docs" / "runbooks").glob("*.md"))
