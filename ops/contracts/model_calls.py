@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from contextvars import copy_context
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+
+from ops.contracts.begun import BegunSpan
 
 logger = logging.getLogger(__name__)
 
@@ -125,14 +126,11 @@ class begun_call:  # noqa: N801  (beside `model_call`)
     now.
     """
 
-    __slots__ = ("_call", "_context", "_span", "_started")
+    __slots__ = ("_call", "_span", "_started")
 
     def __init__(self, kind: str, model: str, operation: str = "", *, items: int = 0) -> None:
         self._call = ModelCall(kind, model, operation, items=items, started_at_ns=time.time_ns())
-        self._context = copy_context()
-        self._span = None if _open_span is None else _open_span(self._call)
-        if self._span is not None:
-            self._context.run(self._span.__enter__)
+        self._span = BegunSpan(None if _open_span is None else _open_span(self._call))
         self._started = time.perf_counter()
 
     def end(self, error: BaseException | None = None, *, counts: bool = True) -> None:
@@ -140,10 +138,7 @@ class begun_call:  # noqa: N801  (beside `model_call`)
         self._call.duration_ms = (time.perf_counter() - self._started) * 1000
         if error is not None:
             self._call.error = type(error).__name__
-        span, self._span = self._span, None
-        if span is not None:
-            with nullcontext() if error is None else suppress(type(error)):
-                self._context.run(span.__exit__, None if error is None else type(error), error, None)
+        self._span.end(error)
         if counts:
             _hand_on(self._call)
 

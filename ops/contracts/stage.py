@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from contextvars import ContextVar, copy_context
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from time import perf_counter
 from types import TracebackType
 from typing import TypeVar
+
+from ops.contracts.begun import BegunSpan
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -115,28 +117,22 @@ class begun_stage:  # noqa: N801  (beside `stage`)
     now.
     """
 
-    __slots__ = ("_context", "_name", "_span", "_started")
+    __slots__ = ("_name", "_span", "_started")
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._context = copy_context()
-        self._span = None if _open_span is None else _open_span(name)
-        if self._span is not None:
-            self._context.run(self._span.__enter__)
+        self._span = BegunSpan(None if _open_span is None else _open_span(name))
         self._started = perf_counter()
 
     def run(self, work: Callable[[], T]) -> T:
         """What ``work`` returns; spans that it opens are below the stage's."""
-        return self._context.run(work)
+        return self._span.run(work)
 
     def end(self, error: BaseException | None = None, *, counts: bool = True) -> None:
         """``counts=False``: it was given up, or its time is counted by other means, and no sink hears of it."""
         if counts:
             _tell(self._name, (perf_counter() - self._started) * 1000, error is not None)
-        span, self._span = self._span, None
-        if span is not None:
-            with nullcontext() if error is None else suppress(type(error)):
-                self._context.run(span.__exit__, None if error is None else type(error), error, None)
+        self._span.end(error)
 
 
 def _tell(name: str, duration_ms: float, failed: bool) -> None:
